@@ -1,0 +1,1 @@
+"""Ids, schemas, geometry, settings: what every other room stands on."""

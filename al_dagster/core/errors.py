@@ -1,0 +1,12 @@
+"""The errors that a user can cause."""
+
+
+class UserError(Exception):
+    """Something the user can put right: one sentence saying what is wrong, where, and what to do.
+
+    The command line prints it without a stack trace and exits with status 2.
+    """
+
+
+class UnreadableFileError(UserError):
+    """A file that cannot become a source; its message is the reason shown beside the quarantined file."""

@@ -1,0 +1,115 @@
+"""Every setting, in one place: ``AL_*`` environment variables with their defaults."""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from al_dagster.core.errors import UserError
+
+
+class Settings(BaseSettings):
+    """Where things are kept and how the platform behaves; each field is the environment variable ``AL_<FIELD>``."""
+
+    model_config = SettingsConfigDict(env_prefix="AL_", env_ignore_empty=True)
+
+    home: Path = Field(Path("data"), description="Folder for everything that the program writes.")
+    inbox_path: Path | None = Field(
+        None, alias="AL_INBOX", description="Folder watched for new files, one folder a project; default AL_HOME/inbox."
+    )
+    lake_path: str | None = Field(
+        None, alias="AL_LAKE", description="fsspec path of the Parquet lake; default AL_HOME/lake."
+    )
+    registry_url: str | None = Field(
+        None, description="SQLAlchemy URL of the registry; default SQLite in AL_HOME/registry/registry.db."
+    )
+    mlflow_uri: str | None = Field(
+        None, description="MLflow tracking URI; default SQLite in AL_HOME/mlflow.db with artifacts beside it."
+    )
+    batch_size: int = Field(256, ge=1, le=1000, description="Most images in one batch.")
+    settle_seconds: float = Field(
+        5.0, ge=0, description="A file is taken from the inbox once it has not changed for this long."
+    )
+    max_image_pixels: int = Field(
+        200_000_000, ge=1, description="Images that decode to more pixels than this are quarantined."
+    )
+    image_cache_mb: int = Field(1024, ge=0, description="Memory for decoded images shared by the stages of a run.")
+    duplicate_distance: int = Field(
+        6,
+        ge=0,
+        le=255,
+        description="Images whose 256-bit perceptual hashes differ in at most this many bits are "
+        "near-duplicates and share a split.",
+    )
+    port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI on 127.0.0.1.")
+    log_format: str = Field("console", pattern="^(console|json)$", description="console or json.")
+    log_level: str = Field("INFO", description="Least severe level that is logged.")
+
+    @property
+    def inbox(self) -> Path:
+        """Folder watched for new files."""
+        return (self.inbox_path or self.home / "inbox").absolute()
+
+    @property
+    def lake(self) -> str:
+        """Fsspec path of the Parquet lake."""
+        return self.lake_path or str((self.home / "lake").absolute())
+
+    @property
+    def registry_dir(self) -> Path:
+        """Folder of the registry: database, masks and vectors."""
+        return (self.home / "registry").absolute()
+
+    @property
+    def masks_dir(self) -> Path:
+        """Folder of the mask store."""
+        return self.registry_dir / "masks"
+
+    @property
+    def chroma_dir(self) -> Path:
+        """Folder of the embedded Chroma."""
+        return self.registry_dir / "chroma"
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the registry."""
+        return self.registry_url or f"sqlite:///{self.registry_dir / 'registry.db'}"
+
+    @property
+    def exports_dir(self) -> Path:
+        """Folder of the exported datasets."""
+        return (self.home / "exports").absolute()
+
+    @property
+    def scratch_dir(self) -> Path:
+        """Folder of files that a process needs only while it runs."""
+        return (self.home / "scratch").absolute()
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow tracking URI."""
+        return self.mlflow_uri or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Folder of the MLflow artifacts."""
+        return (self.home / "mlartifacts").absolute()
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's instance folder."""
+        return (self.home / "dagster").absolute()
+
+
+def load_settings() -> Settings:
+    """The settings of this process's environment.
+
+    Raises:
+        UserError: a variable has a value that does not fit.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        variable = f"AL_{str(first['loc'][0]).upper().removeprefix('AL_')}"
+        raise UserError(f"{variable}: {first['msg']}, but it is {first['input']!r}") from None

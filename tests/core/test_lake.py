@@ -1,0 +1,134 @@
+import threading
+import uuid
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from al_dagster.core.lake import Lake
+from al_dagster.core.schemas import LAKE_SCHEMAS, VECTOR_INDEX
+
+ASSET = "vector_index"
+
+
+def table(*object_ids: str) -> pa.Table:
+    return pa.table({"object_id": list(object_ids), "version_id": ["v1"] * len(object_ids)})
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "lake") if request.param == "local" else f"memory://lake-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def lake(root: str) -> Lake:
+    return Lake(root)
+
+
+def test_what_is_written_is_read_back_in_the_declared_schema(lake, root):
+    size = lake.write(ASSET, "parts--20260101T000000-ab12", table("obj_a", "obj_b"))
+    assert lake.exists(ASSET, "parts--20260101T000000-ab12")
+    fs, _ = fsspec.core.url_to_fs(root)
+    assert size == fs.size(lake.path(ASSET, "parts--20260101T000000-ab12")) > 0
+    read = lake.read(ASSET, "parts--20260101T000000-ab12")
+    assert read.schema.equals(VECTOR_INDEX)
+    assert read.column("object_id").to_pylist() == ["obj_a", "obj_b"]
+
+
+def test_a_partition_that_is_not_stored_reads_as_an_empty_table(lake):
+    assert not lake.exists(ASSET, "none")
+    assert lake.read(ASSET, "none").equals(VECTOR_INDEX.empty_table())
+    assert lake.partitions(ASSET) == []
+
+
+def test_writing_again_replaces_the_whole_partition_and_leaves_nothing_beside_it(lake, root):
+    lake.write(ASSET, "a", table("obj_a", "obj_b"))
+    lake.write(ASSET, "a", table("obj_c"))
+    assert lake.read(ASSET, "a").column("object_id").to_pylist() == ["obj_c"]
+    fs, path = fsspec.core.url_to_fs(root)
+    assert len(fs.find(path)) == 1
+
+
+def test_a_write_that_fails_leaves_the_old_table_and_nothing_beside_it(lake, root, monkeypatch):
+    import pyarrow.parquet as pq
+
+    lake.write(ASSET, "a", table("obj_a"))
+
+    def half_written(_: pa.Table, file, **__: object) -> None:
+        file.write(b"PAR1 half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pq, "write_table", half_written)
+    with pytest.raises(OSError, match="no space"):
+        lake.write(ASSET, "a", table("obj_b"))
+    monkeypatch.undo()
+    assert lake.read(ASSET, "a").column("object_id").to_pylist() == ["obj_a"]
+    fs, path = fsspec.core.url_to_fs(root)
+    assert len(fs.find(path)) == 1
+
+
+def test_partitions_are_listed_sorted_under_their_own_names(lake):
+    names = ["b--2", "a--1", "한글 이름", "with/slash", "percent%2F", ".dot", "space and 'quotes'"]
+    for name in names:
+        lake.write(ASSET, name, table(name))
+    assert lake.partitions(ASSET) == sorted(names)
+    for name in names:
+        assert lake.read(ASSET, name).column("object_id").to_pylist() == [name]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=20))
+def test_any_partition_name_stays_inside_its_folder_and_is_read_back(tmp_path: Path, name: str):
+    folder = tmp_path / uuid.uuid4().hex
+    lake = Lake(str(folder))
+    lake.write(ASSET, name, table("obj_a"))
+    assert lake.partitions(ASSET) == [name]
+    assert Path(lake.path(ASSET, name)).parent == folder / ASSET
+
+
+def test_columns_are_cast_put_in_order_and_others_dropped(lake):
+    rows = LAKE_SCHEMAS["frames"].empty_table().to_pydict()
+    values = {"frame_id": "f", "source_id": "s", "file_path": "p", "sha256": "h"}
+    values |= dict.fromkeys(("frame_idx", "timestamp_ms", "width", "height"), 7)
+    columns = {name: [values[name]] for name in reversed(rows)} | {"extra": [1]}
+    lake.write("frames", "a", pa.table(columns))
+    assert lake.read("frames", "a").schema.equals(LAKE_SCHEMAS["frames"])
+    assert lake.read("frames", "a").to_pylist() == [{name: values[name] for name in rows}]
+
+
+def test_a_missing_column_a_missing_value_or_a_wrong_type_is_refused(lake):
+    with pytest.raises((KeyError, ValueError), match="version_id"):
+        lake.write(ASSET, "a", pa.table({"object_id": ["obj_a"]}))
+    with pytest.raises(ValueError, match="null"):
+        lake.write(ASSET, "a", pa.table({"object_id": ["obj_a"], "version_id": pa.array([None], pa.string())}))
+    with pytest.raises((ValueError, pa.ArrowException)):
+        lake.write("frames", "a", pa.table({name: ["text"] for name in LAKE_SCHEMAS["frames"].names}))
+    assert not lake.exists(ASSET, "a")
+
+
+def test_metadata_of_the_schema_is_kept(lake):
+    lake.write(ASSET, "a", table("obj_a").replace_schema_metadata({"fingerprint": "abc"}))
+    assert lake.read(ASSET, "a").schema.metadata[b"fingerprint"] == b"abc"
+
+
+def test_a_reader_sees_a_whole_table_while_another_writes(tmp_path):
+    lake = Lake(str(tmp_path))
+    lake.write(ASSET, "a", table(*["obj_0"] * 500))
+    done = threading.Event()
+    seen: list[set[str]] = []
+
+    def write() -> None:
+        for index in range(30):
+            lake.write(ASSET, "a", table(*[f"obj_{index}"] * 500))
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        seen.append(set(lake.read(ASSET, "a").column("object_id").to_pylist()))
+    writer.join()
+    assert seen
+    assert all(len(values) == 1 for values in seen)

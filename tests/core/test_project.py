@@ -1,0 +1,119 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from al_dagster.core.errors import UserError
+from al_dagster.core.project import ProjectConfig, load_project, load_yaml, parse_project
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(content: str | bytes, folder: str = "parts") -> Path:
+        path = tmp_path / folder / "project.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def sentence(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_project(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    return text.removeprefix(f"{path}: ")
+
+
+def test_a_short_file_takes_its_name_from_the_folder_and_the_rest_from_the_defaults(written):
+    config = load_project(written("classes: [nut, bolt]"))
+    assert config == ProjectConfig(name="parts", classes=("nut", "bolt"))
+    assert (config.profile, config.detection.confidence, config.classification.top_k) == ("embedded", 0.3, 3)
+
+
+def test_a_whole_file_is_read(written):
+    path = written(
+        "name: screws\ndescription: On a table\nclasses: [nut]\nprofile: embedded\nsupport: examples\n"
+        "detection: {confidence: 0.4, nms_iou: 0.6}\nclassification: {threshold: 0.2, top_k: 1, min_margin: 0.1}\n"
+    )
+    config = load_project(path)
+    assert (config.name, config.support, config.detection.nms_iou) == ("screws", path.parent / "examples", 0.6)
+    assert ProjectConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_an_absolute_support_folder_stays(written, tmp_path):
+    assert load_project(written(f"classes: [nut]\nsupport: {tmp_path}/x")).support == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("nut, bolt", ("nut", "bolt")),
+        (" nut ,, bolt ,", ("nut", "bolt")),
+        (["nut", "", "  ", "bolt", "nut"], ("nut", "bolt")),
+        (["hex  nut", "hex nut"], ("hex nut",)),
+        (["나사", "nut,bolt"], ("나사", "nut,bolt")),
+    ],
+)
+def test_empty_and_repeated_classes_are_dropped_and_the_order_kept(given, kept):
+    assert parse_project({"name": "p", "classes": given}, "options").classes == kept
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "expected keys and values such as 'classes: [nut, bolt]'"),
+        ("- nut", "expected keys and values such as 'classes: [nut, bolt]'"),
+        ("description: x", "key 'classes' is missing"),
+        ("classes: []", "classes: Tuple should have at least 1 item"),
+        ("classes: ['', ' ']", "classes: Tuple should have at least 1 item"),
+        ("classes: [yes]", "classes.0: Input should be a valid string"),
+        (
+            "classes: [a]\nclases: [b]",
+            "unknown key 'clases'; the keys are name, description, classes, profile, support",
+        ),
+        (
+            "classes: [a]\ndetection: {conf: 0.5}",
+            "unknown key 'detection.conf'; the keys are confidence, nms_iou",
+        ),
+        ("classes: [a]\ndetection: {confidence: 1.5}", "detection.confidence: Input should be less than or equal to 1"),
+        ("classes: [a]\nprofile: magic", "profile: Input should be 'embedded'"),
+        ("classes: [a]\nname: a--b", "name: 'a--b' cannot name a project: use up to 64 letters"),
+        ("classes: [a\nname: b", "is not valid YAML in line 2"),
+        ("classes: [a]\ndescription: 2026-13-45", "holds a value that is not valid YAML: month must be in 1..12"),
+        (b"classes: [\xff]", "is not UTF-8 text"),
+        ("classes: [a]\nx: \x00", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_answered_with_one_sentence(written, content, said):
+    assert sentence(written(content)).startswith(said)
+
+
+def test_a_folder_whose_name_cannot_be_a_project_says_so(written):
+    assert "'my photos' cannot name a project" in sentence(written("classes: [a]", folder="my photos"))
+
+
+def test_a_missing_file_and_a_folder_say_so(tmp_path):
+    with pytest.raises(UserError, match=re.escape("none.yaml: cannot be read: No such file or directory")):
+        load_yaml(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        load_yaml(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a", "A-1_b.c", "0", "x" * 64, "a-"])
+def test_names_that_fit_are_taken(name):
+    assert ProjectConfig(name=name, classes=("a",)).name == name
+
+
+@pytest.mark.parametrize("name", ["", "-a", ".a", "a/b", "a b", "a,b", "a--b", "a...b", "x" * 65, "a\n", "나사"])
+def test_names_that_a_partition_key_or_a_folder_cannot_hold_are_refused(name):
+    with pytest.raises(UserError, match="cannot name a project"):
+        parse_project({"name": name, "classes": ["a"]}, "options")
+
+
+def test_yaml_cannot_build_objects(tmp_path):
+    (tmp_path / "a.yaml").write_text("!!python/object/apply:os.getcwd []")
+    with pytest.raises(UserError, match="is not valid YAML"):
+        load_yaml(tmp_path / "a.yaml")
