@@ -1,0 +1,1 @@
+"""Reading and checking the files that people put in: what is in an inbox, what an image holds, what is unreadable."""

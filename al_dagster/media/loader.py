@@ -1,0 +1,141 @@
+"""Decoded images, shared by the stages of a run: each is decoded once, ahead of the stage that asks for it."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+from al_dagster.core.errors import UnreadableFileError
+from al_dagster.media.pixels import Image
+from al_dagster.media.reading import read_image
+
+
+class ImageLoader:
+    """Reads images through a cache that drops the least recently used; safe to share between threads.
+
+    Memory stays below ``cache_mb`` plus the images decoded ahead of an iteration. The images are read-only.
+
+    Args:
+        max_pixels: an image of more pixels than this is refused.
+        cache_mb: memory for decoded images in MiB; 0 keeps none.
+        workers: threads that decode ahead.
+        look_ahead: images of one iteration that are decoded, or being decoded, before they are asked for.
+    """
+
+    def __init__(self, max_pixels: int, cache_mb: int, *, workers: int = 2, look_ahead: int = 4) -> None:
+        self._max_pixels = max_pixels
+        self._capacity = cache_mb * 1024 * 1024
+        self._look_ahead = max(1, look_ahead)
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._lock = Lock()
+        self._cached: OrderedDict[str, Image] = OrderedDict()
+        self._cached_bytes = 0
+        self._decoding: dict[str, Future[Image]] = {}
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory that the cached images take."""
+        return self._cached_bytes
+
+    def load(self, path: Path | str, sha256: str) -> Image:
+        """The image of a file: (height, width, 3), uint8, RGB, upright, read-only.
+
+        Args:
+            path: the file.
+            sha256: of its content, under which the image is cached; it is not checked.
+
+        Raises:
+            UnreadableFileError: the file can no longer be read.
+        """
+        with self._lock:
+            if (image := self._cached.get(sha256)) is not None:
+                self._cached.move_to_end(sha256)
+                return image
+            other = self._decoding.get(sha256)
+            mine: Future[Image] = Future()
+            if other is None:
+                self._decoding[sha256] = mine
+        if other is not None:
+            return other.result()
+        try:
+            image = read_image(path, max_pixels=self._max_pixels)
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        else:
+            self.put(sha256, image)
+            mine.set_result(image)
+            return image
+        finally:
+            with self._lock:
+                self._decoding.pop(sha256, None)
+
+    def put(self, sha256: str, image: Image) -> None:
+        """Keep an image that was decoded elsewhere, such as by the inspection of its file."""
+        image.flags.writeable = False
+        with self._lock:
+            if sha256 in self._cached or image.nbytes > self._capacity:
+                return
+            self._cached[sha256] = image
+            self._cached_bytes += image.nbytes
+            while self._cached_bytes > self._capacity:
+                self._cached_bytes -= self._cached.popitem(last=False)[1].nbytes
+
+    def images(self, items: Sequence[tuple[Path | str, str]]) -> Iterator[Image]:
+        """The images of files, in their order, decoded ahead in threads.
+
+        Args:
+            items: path and SHA-256 of each file.
+
+        Raises:
+            UnreadableFileError: a file can no longer be read; the iteration ends there.
+        """
+        for outcome in self.outcomes(items):
+            if isinstance(outcome, UnreadableFileError):
+                raise outcome
+            yield outcome
+
+    def outcomes(self, items: Sequence[tuple[Path | str, str]]) -> Iterator[Image | UnreadableFileError]:
+        """Like ``images``, but a file that can no longer be read gives its error in its place, and the others follow.
+
+        Args:
+            items: path and SHA-256 of each file.
+        """
+        ahead: deque[Future[Image]] = deque()
+        upcoming = iter(items)
+        try:
+            while True:
+                while len(ahead) < self._look_ahead and (item := next(upcoming, None)) is not None:
+                    ahead.append(self._pool.submit(self.load, *item))
+                if not ahead:
+                    return
+                try:
+                    outcome: Image | UnreadableFileError = ahead.popleft().result()
+                except UnreadableFileError as error:
+                    outcome = error
+                yield outcome
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def clear(self) -> None:
+        """Free the cached images."""
+        with self._lock:
+            self._cached.clear()
+            self._cached_bytes = 0
+
+    def close(self) -> None:
+        """Free the cached images and end the threads."""
+        self._pool.shutdown(cancel_futures=True)
+        self.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,226 @@
+import hashlib
+import json
+import threading
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from al_dagster.core.ids import source_id
+from al_dagster.core.schemas import SOURCES
+from al_dagster.media import inspection
+from al_dagster.media.inspection import inspect_file, inspect_files, perceptual_hash
+from al_dagster.media.reading import read_image
+
+LIMIT = 1_000_000
+
+
+def bits_apart(first: str, second: str) -> int:
+    return (int(first, 16) ^ int(second, 16)).bit_count()
+
+
+def test_a_readable_file_gives_a_whole_row(photo, tmp_path):
+    path = photo("photo.jpg")
+    row = inspect_file(path, root=tmp_path, max_pixels=LIMIT)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert list(row) == SOURCES.names
+    assert len(row.pop("perceptual_hash")) == 64
+    assert json.loads(row.pop("metadata")) == {"format": "JPEG", "mode": "RGB", "exif_orientation": 1, "plain": True}
+    assert row == {
+        "file_path": str(path),
+        "status": "ready",
+        "reason": None,
+        "source_id": source_id(sha256),
+        "source_type": "image",
+        "sha256": sha256,
+        "width": 64,
+        "height": 48,
+        "frame_count": 1,
+        "fps": None,
+        "size_bytes": path.stat().st_size,
+        "mtime_ns": path.stat().st_mtime_ns,
+    }
+
+
+def test_an_unreadable_file_gives_a_quarantined_row_with_its_reason_size_and_time(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_text("this is text")
+    row = inspect_file(path, root=tmp_path, max_pixels=LIMIT)
+    assert {key: value for key, value in row.items() if value is not None} == {
+        "file_path": str(path),
+        "status": "quarantined",
+        "reason": "is not an image that can be read",
+        "size_bytes": 12,
+        "mtime_ns": path.stat().st_mtime_ns,
+    }
+
+
+def test_a_vanished_file_is_quarantined(tmp_path):
+    row = inspect_file(tmp_path / "gone.jpg", root=tmp_path, max_pixels=LIMIT)
+    assert (row["status"], row["reason"], row["size_bytes"]) == ("quarantined", "has vanished", None)
+
+
+def test_a_link_out_of_the_folder_is_quarantined_and_its_target_not_read(photo, tmp_path):
+    target = photo("outside/secret.png")
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    link = inbox / "a.png"
+    link.symlink_to(target)
+    row = inspect_file(link, root=inbox, max_pixels=LIMIT)
+    assert (row["status"], row["reason"]) == ("quarantined", "links to a file outside the folder")
+    assert row["size_bytes"] == link.lstat().st_size != target.stat().st_size
+    assert inspect_file(link, root=None, max_pixels=LIMIT)["status"] == "ready"
+
+
+def test_a_file_in_a_linked_folder_outside_is_quarantined(photo, tmp_path):
+    photo("outside/a.png")
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "folder").symlink_to(tmp_path / "outside")
+    row = inspect_file(tmp_path / "inbox" / "folder" / "a.png", root=tmp_path / "inbox", max_pixels=LIMIT)
+    assert row["reason"] == "links to a file outside the folder"
+
+
+def test_a_link_within_the_folder_and_an_inbox_that_is_a_link_are_fine(photo, tmp_path):
+    target = photo("inbox/a.png")
+    (tmp_path / "inbox" / "b.png").symlink_to(target)
+    (tmp_path / "alias").symlink_to(tmp_path / "inbox")
+    row = inspect_file(tmp_path / "alias" / "b.png", root=tmp_path / "alias", max_pixels=LIMIT)
+    assert (row["status"], row["size_bytes"]) == ("ready", target.stat().st_size)
+
+
+@pytest.mark.parametrize("name", ["with space.png", "quo'te\".png", "new\nline.png", "사진 한 장.png", "%20;`$x`.png"])
+def test_any_name_that_is_utf8_is_ready(photo, tmp_path, name):
+    row = inspect_file(photo(name), root=tmp_path, max_pixels=LIMIT)
+    assert (row["status"], row["file_path"]) == ("ready", str(tmp_path / name))
+
+
+def test_the_same_bytes_under_two_names_are_one_source(photo, tmp_path):
+    first = photo("a.png")
+    second = tmp_path / "b.png"
+    second.write_bytes(first.read_bytes())
+    rows = inspect_files([first, second], root=tmp_path, max_pixels=LIMIT)
+    assert rows[0]["source_id"] == rows[1]["source_id"]
+    assert rows[0]["file_path"] != rows[1]["file_path"]
+
+
+@pytest.mark.parametrize("how", ["written to", "replaced", "removed"])
+def test_a_file_that_changes_while_it_is_read_is_quarantined(photo, tmp_path, monkeypatch, how):
+    path = photo("a.png")
+    real = inspection.decode
+
+    def decode_and_change(*args, **options):
+        decoded = real(*args, **options)
+        if how == "written to":
+            with path.open("ab") as file:
+                file.write(b"more")
+        elif how == "replaced":
+            photo("b.png", seed=1).replace(path)
+        else:
+            path.unlink()
+        return decoded
+
+    monkeypatch.setattr(inspection, "decode", decode_and_change)
+    row = inspect_file(path, root=tmp_path, max_pixels=LIMIT)
+    assert (row["status"], row["reason"]) == ("quarantined", "changed while it was being read")
+    assert row["source_id"] is None
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
+def test_width_and_height_are_those_of_the_upright_image(photo, tmp_path, name):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    row = inspect_file(photo(name, exif=exif), root=tmp_path, max_pixels=LIMIT)
+    assert (row["width"], row["height"]) == (48, 64)
+    assert json.loads(row["metadata"])["exif_orientation"] == 6
+
+
+def _turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "options", "plain"),
+    [
+        ("a.jpg", "RGB", {}, True),
+        ("a.JPEG", "L", {}, True),
+        ("a.png", "RGB", {}, True),
+        ("a.png", "RGBA", {}, False),
+        ("a.png", "P", {}, False),
+        ("a.png", "1", {}, False),
+        ("a.png", "I;16", {}, False),
+        ("a.jpg", "CMYK", {}, False),
+        ("a.jpg", "RGB", {"exif": _turned()}, False),
+        ("a.gif", "P", {}, False),
+        ("a.tif", "RGB", {}, False),
+        ("a.dat", "RGB", {"format": "JPEG"}, False),
+        ("a.png", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (9, 8), "red")]}, False),
+    ],
+)
+def test_only_a_file_that_every_reader_sees_alike_is_plain(tmp_path, name, mode, options, plain):
+    Image.new(mode, (9, 8)).save(tmp_path / name, **options)
+    row = inspect_file(tmp_path / name, root=tmp_path, max_pixels=LIMIT)
+    assert row["status"] == "ready"
+    assert json.loads(row["metadata"])["plain"] is plain
+
+
+def test_colour_of_16_bits_is_not_plain(tmp_path):
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), dtype=np.uint16))
+    row = inspect_file(tmp_path / "a.png", root=tmp_path, max_pixels=LIMIT)
+    assert json.loads(row["metadata"])["plain"] is False
+
+
+def test_a_recompressed_or_resized_copy_has_nearly_the_same_hash_and_another_picture_does_not(tmp_path):
+    whole, other = (
+        Image.fromarray(np.random.default_rng(seed).integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((1024, 768))
+        for seed in (3, 4)
+    )
+    whole.save(tmp_path / "small.jpg", quality=70)
+    with Image.open(tmp_path / "small.jpg") as recompressed:
+        assert bits_apart(perceptual_hash(whole), perceptual_hash(recompressed.convert("RGB"))) <= 6
+    assert bits_apart(perceptual_hash(whole), perceptual_hash(whole.resize((512, 384)))) <= 12
+    assert bits_apart(perceptual_hash(whole), perceptual_hash(other)) > 60
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (3, 5000)])
+def test_every_size_has_a_hash_of_64_hex_characters(size):
+    assert len(bytes.fromhex(perceptual_hash(Image.new("RGB", size, "white")))) == 32
+
+
+def test_good_files_go_through_beside_bad_ones_in_their_order(photo, tmp_path):
+    good = [photo(f"{index:02}.png", seed=index) for index in range(0, 20, 2)]
+    bad = [tmp_path / f"{index:02}.png" for index in range(1, 20, 2)]
+    for path in bad:
+        path.write_bytes(b"")
+    paths = sorted(good + bad)
+    calls: list[tuple[int, int]] = []
+    rows = inspect_files(paths, root=tmp_path, max_pixels=LIMIT, workers=3, progress=lambda *done: calls.append(done))
+    assert [row["file_path"] for row in rows] == [str(path) for path in paths]
+    assert [row["status"] for row in rows] == ["ready", "quarantined"] * 10
+    assert calls == [(index, 20) for index in range(1, 21)]
+
+
+def test_the_decoded_image_is_handed_on(photo, tmp_path):
+    paths = [photo("a.png"), photo("b.png", seed=1)]
+    (tmp_path / "c.png").write_bytes(b"")
+    kept: dict[str, np.ndarray] = {}
+    lock = threading.Lock()
+
+    def keep(sha256: str, image: np.ndarray) -> None:
+        with lock:
+            kept[sha256] = image
+
+    rows = inspect_files([*paths, tmp_path / "c.png"], root=tmp_path, max_pixels=LIMIT, keep=keep)
+    assert kept.keys() == {row["sha256"] for row in rows[:2]}
+    for row in rows[:2]:
+        np.testing.assert_array_equal(kept[row["sha256"]], read_image(row["file_path"], max_pixels=LIMIT))
+
+
+def test_the_rows_fit_the_declared_schema(photo, tmp_path):
+    import pyarrow as pa
+
+    rows = inspect_files([photo(), tmp_path / "gone.jpg"], root=tmp_path, max_pixels=LIMIT)
+    assert pa.Table.from_pylist(rows, schema=SOURCES).num_rows == 2

@@ -1,0 +1,354 @@
+import io
+import os
+import struct
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from al_dagster.core.errors import UnreadableFileError
+from al_dagster.media.reading import read_image
+
+LIMIT = 10_000_000
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it is of this size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def reason(path: Path, max_pixels: int = LIMIT) -> str:
+    with pytest.raises(UnreadableFileError) as caught:
+        read_image(path, max_pixels=max_pixels)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.png", {}),
+        ("a.bmp", {}),
+        ("a.tif", {}),
+        ("a.tif", {"compression": "tiff_lzw"}),
+        ("a.webp", {"lossless": True}),
+        ("a.ppm", {}),
+        ("a.jp2", {"irreversible": False}),
+    ],
+)
+def test_lossless_formats_give_exactly_the_drawn_pixels(photo, draw, name, options):
+    image = read_image(photo(name, **options), max_pixels=LIMIT)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, draw())
+
+
+@pytest.mark.parametrize(("name", "most"), [("a.jpg", 12), ("a.webp", 25), ("a.avif", 25)])
+def test_lossy_formats_give_nearly_the_drawn_pixels(photo, draw, name, most):
+    image = read_image(photo(name, quality=95), max_pixels=LIMIT)
+    assert np.abs(image.astype(int) - draw()).mean() < most
+
+
+def test_an_image_is_read_whatever_its_extension_says(photo, draw, tmp_path):
+    path = photo("a.png").rename(tmp_path / "a.mp4")
+    np.testing.assert_array_equal(read_image(path, max_pixels=LIMIT), draw())
+
+
+def test_the_array_cannot_be_written_to(photo):
+    assert not read_image(photo("a.png"), max_pixels=LIMIT).flags.writeable
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
+def test_every_exif_orientation_is_turned_upright_to_the_pixel(tmp_path, draw, name, orientation):
+    upright = draw()
+    # What a camera stores so that the viewer's turn gives back the upright picture.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    options = {"lossless": True} if name.endswith("webp") else {}
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name, exif=exif, **options)
+    np.testing.assert_array_equal(read_image(tmp_path / name, max_pixels=LIMIT), upright)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_opencv_turns_an_exif_oriented_jpeg_the_same_way(photo, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = photo("a.jpg", exif=exif, quality=95)
+    np.testing.assert_allclose(read_image(path, max_pixels=LIMIT).astype(int), cv2.imread(str(path))[..., ::-1], atol=3)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
+def test_a_picture_with_a_damaged_exif_block_is_read_as_it_lies(photo, exif):
+    assert read_image(photo("a.jpg", exif=exif), max_pixels=LIMIT).shape == (48, 64, 3)
+
+
+def test_an_unknown_exif_orientation_is_taken_as_upright(photo, draw):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 9
+    np.testing.assert_array_equal(read_image(photo("a.png", exif=exif), max_pixels=LIMIT), draw())
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    ink = Image.new("CMYK", (32, 24), (0, 255, 255, 0))
+    ink.save(tmp_path / "a.jpg", quality=95)
+    image = read_image(tmp_path / "a.jpg", max_pixels=LIMIT)
+    assert image.shape == (24, 32, 3)
+    np.testing.assert_allclose(image[5, 5], (255, 0, 0), atol=4)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_grey_of_16_bits_keeps_its_upper_8(tmp_path, name):
+    deep = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+    assert cv2.imwrite(str(tmp_path / name), deep)
+    image = read_image(tmp_path / name, max_pixels=LIMIT)
+    np.testing.assert_array_equal(image, np.repeat((deep >> 8)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_colour_of_16_bits_keeps_its_upper_8(tmp_path, name):
+    deep = np.random.default_rng(0).integers(0, 65536, (24, 32, 3), dtype=np.uint16)
+    assert cv2.imwrite(str(tmp_path / name), deep)
+    np.testing.assert_array_equal(read_image(tmp_path / name, max_pixels=LIMIT), (deep >> 8)[..., ::-1])
+
+
+def test_a_turned_picture_of_16_bits_is_turned_upright(tmp_path):
+    deep = np.arange(0, 12 * 8 * 256, 256, dtype=np.uint16).reshape(8, 12)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(deep).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", max_pixels=LIMIT)[..., 0], np.rot90(deep >> 8, -1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_values_without_an_agreed_range_are_spread_from_least_to_greatest(tmp_path, dtype):
+    Image.fromarray(np.array([[-2, 0], [1, 2]], dtype=dtype)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif", max_pixels=LIMIT)[..., 1].tolist() == [[0, 128], [191, 255]]
+
+
+def test_floats_that_are_no_numbers_become_black(tmp_path):
+    Image.fromarray(np.array([[np.nan, np.inf], [0, 4]], dtype=np.float32)).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif", max_pixels=LIMIT)[..., 0].tolist() == [[0, 0], [0, 255]]
+
+
+def test_a_picture_of_one_float_value_becomes_black(tmp_path):
+    Image.fromarray(np.full((4, 4), 7, dtype=np.float32)).save(tmp_path / "a.tif")
+    assert not read_image(tmp_path / "a.tif", max_pixels=LIMIT).any()
+
+
+def test_a_palette_gives_its_colours(tmp_path, draw):
+    palette = Image.fromarray(draw()).quantize(16)
+    palette.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", max_pixels=LIMIT), np.asarray(palette.convert("RGB")))
+
+
+def test_transparent_entries_of_a_palette_become_white(tmp_path):
+    picture = Image.new("P", (4, 2), 0)
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    picture.putpixel((3, 1), 1)
+    picture.save(tmp_path / "a.png", transparency=0)
+    image = read_image(tmp_path / "a.png", max_pixels=LIMIT)
+    assert image[0, 0].tolist() == [255, 255, 255]
+    assert image[1, 3].tolist() == [200, 100, 50]
+
+
+@pytest.mark.parametrize(
+    ("mode", "ink", "shown"), [("RGBA", (100, 0, 50), (178, 128, 153)), ("LA", (100,), (178,) * 3)]
+)
+def test_alpha_is_laid_on_white(tmp_path, mode, ink, shown):
+    picture = Image.new(mode, (3, 1), (*ink, 127))
+    picture.putpixel((1, 0), (*ink, 0))
+    picture.putpixel((2, 0), (*ink, 255))
+    picture.save(tmp_path / "a.png")
+    half, none, full = read_image(tmp_path / "a.png", max_pixels=LIMIT)[0]
+    np.testing.assert_allclose(half, shown, atol=1)
+    assert none.tolist() == [255, 255, 255]
+    np.testing.assert_array_equal(full, np.broadcast_to(ink, 3))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_transparent_grey_becomes_white(tmp_path, deep):
+    values = np.array([[9, 0], [9, 200]], dtype=np.uint16 if deep else np.uint8) * (256 if deep else 1)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=int(values[0, 0]))
+    assert read_image(tmp_path / "a.png", max_pixels=LIMIT)[..., 0].tolist() == [[255, 0], [255, 200]]
+
+
+def test_one_bit_becomes_black_and_white(tmp_path):
+    bits = np.eye(9, dtype=bool)
+    Image.fromarray(bits).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", max_pixels=LIMIT)[..., 2], bits * np.uint8(255))
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+def test_the_first_picture_of_several_is_read(tmp_path, name):
+    red, blue = (Image.new("RGB", (20, 10), colour) for colour in ("red", "blue"))
+    red.save(tmp_path / name, save_all=True, append_images=[blue], **({"lossless": True} if "webp" in name else {}))
+    image = read_image(tmp_path / name, max_pixels=LIMIT)
+    assert image.shape == (10, 20, 3)
+    np.testing.assert_array_equal(image[4, 4], (255, 0, 0))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (10, 20_000), (20_000, 10)])
+def test_extreme_sizes_are_read(photo, draw, height, width):
+    image = read_image(photo("a.png", height, width), max_pixels=LIMIT)
+    np.testing.assert_array_equal(image, draw(height, width))
+
+
+def test_an_empty_file(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    assert reason(tmp_path / "a.jpg") == "is empty (0 bytes)"
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.gif", "a.bmp", "a.webp", "a.tif"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_file(photo, name, share):
+    path = photo(name, 200, 300)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    assert reason(path).startswith(
+        ("is truncated: the ", f"is a {Image.registered_extensions()[path.suffix]} file that")
+    )
+
+
+def test_a_truncated_jpeg_says_that_it_is_truncated(photo):
+    path = photo("a.jpg", 200, 300)
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert reason(path) == "is truncated: the JPEG data ends too early"
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "notes.txt", "a.json", "no-extension"])
+def test_text_is_no_image_whatever_its_name(tmp_path, name):
+    (tmp_path / name).write_text('{"hello": "world, this is plain text"}')
+    assert reason(tmp_path / name) == "is not an image that can be read"
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_header(30_000, 30_000))
+    started = time.perf_counter()
+    assert reason(tmp_path / "a.png", 200_000_000) == (
+        "decodes to 900 megapixels; the limit is 200 (AL_MAX_IMAGE_PIXELS)"
+    )
+    assert time.perf_counter() - started < 2
+
+
+def test_the_limit_is_the_callers_and_not_pillows(photo, draw, monkeypatch):
+    path = photo("a.png")
+    before = Image.MAX_IMAGE_PIXELS
+    assert reason(path, 48 * 64 - 1).startswith("decodes to 0.003072 megapixels; the limit is 0.003071")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(read_image(path, max_pixels=48 * 64), draw())
+    monkeypatch.undo()
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.MOV", "a.avi", "a.mkv", "a.webm"])
+def test_a_video_by_its_name(tmp_path, name):
+    (tmp_path / name).write_bytes(b"something in between")
+    assert reason(tmp_path / name) == "video: not yet"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"\0\0\0\x20ftypisom", b"\0\0\0\x14ftypqt  ", b"RIFF\x10\0\0\0AVI LIST", b"\x1a\x45\xdf\xa3\x93\x42\x82\x88"],
+)
+def test_a_video_by_its_content(tmp_path, start):
+    (tmp_path / "a.jpg").write_bytes(start + bytes(100))
+    assert reason(tmp_path / "a.jpg") == "video: not yet"
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.heic", b"anything"), ("a.jpg", b"\0\0\0\x18ftypheic")])
+def test_a_heic_picture_says_what_to_do(tmp_path, name, start):
+    (tmp_path / name).write_bytes(start + bytes(50))
+    assert reason(tmp_path / name) == "is a HEIC image, which cannot be read: convert it to JPEG or PNG"
+
+
+def test_a_vanished_file(tmp_path):
+    assert reason(tmp_path / "gone.jpg") == "has vanished"
+
+
+def test_a_link_to_nothing(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    assert reason(tmp_path / "a.jpg") == "is a link to a file that does not exist"
+
+
+def test_a_link_to_itself(tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "a.jpg")
+    assert reason(tmp_path / "a.jpg") == "is a link that leads in a circle"
+
+
+def test_a_folder_and_a_pipe_are_no_regular_files(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert reason(tmp_path / "folder.jpg") == reason(tmp_path / "pipe.jpg") == "is not a regular file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read(photo):
+    path = photo()
+    path.chmod(0)
+    assert reason(path) == "cannot be read: permission denied"
+
+
+def test_a_name_too_long_for_the_file_system(tmp_path):
+    assert reason(tmp_path / ("x" * 300 + ".jpg")) == "cannot be read: file name too long"
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damage_anywhere_gives_an_image_or_a_reason(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory):
+    image_format = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000"]))
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(30 * 20 * 3, dtype=np.uint16).astype(np.uint8).reshape(20, 30, 3)).save(
+        buffer, image_format
+    )
+    content = bytearray(buffer.getvalue())
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / "damaged.bin"
+    path.write_bytes(bytes(content[: data.draw(st.integers(1, len(content)))]))
+    sentence, image = "", None
+    try:
+        image = read_image(path, max_pixels=100_000)
+    except UnreadableFileError as error:
+        sentence = str(error)
+    if image is None:
+        assert sentence
+        assert "\n" not in sentence
+    else:
+        assert image.dtype == np.uint8
+        assert image.shape[2:] == (3,)
+
+
+def test_reading_a_photo_is_quick(photo: Callable[..., Path]):
+    path = photo("a.jpg", 768, 1024, quality=90)
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        read_image(path, max_pixels=LIMIT)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(10)) < 0.05
