@@ -1,0 +1,76 @@
+"""Embedding versions: which model made a vector; vectors of two versions are never compared."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from al_dagster.core.errors import UserError
+from al_dagster.registry.database import Registry
+from al_dagster.registry.tables import EmbeddingVersion
+
+
+@dataclass(frozen=True)
+class VersionRecord:
+    """An embedding version.
+
+    Attributes:
+        version_id: its name, such as ``dinov2_base_v1``.
+        model_name: the model that makes its vectors.
+        model_type: kind of model, such as ``dinov2``.
+        dimension: length of a vector.
+    """
+
+    version_id: str
+    model_name: str
+    model_type: str
+    dimension: int
+
+
+def ensure_version(registry: Registry, version_id: str, model_name: str, model_type: str, dimension: int) -> None:
+    """Make an embedding version known; if it is known already, nothing changes.
+
+    Raises:
+        ValueError: it is known with another model or dimension, or the dimension is below 1.
+    """
+    if dimension < 1:
+        raise ValueError(f"vectors of {version_id} must have a dimension of at least 1, got {dimension}")
+    wanted = VersionRecord(version_id, model_name, model_type, dimension)
+    with registry.session() as session:
+        row = session.get(EmbeddingVersion, version_id)
+        if row is None:
+            session.add(
+                EmbeddingVersion(
+                    version_id=version_id, model_name=model_name, model_type=model_type, dimension=dimension
+                )
+            )
+        elif _record(row) != wanted:
+            raise ValueError(f"embedding version {version_id} is known as {_record(row)}, not {wanted}; name a new one")
+
+
+def get_version(registry: Registry, version_id: str) -> VersionRecord:
+    """The embedding version of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    with registry.reader() as session:
+        row = session.get(EmbeddingVersion, version_id)
+        if row is None:
+            known = ", ".join(record.version_id for record in _all(session)) or "none: nothing has been embedded yet"
+            raise UserError(f"embedding version {version_id!r} is not in the registry; known: {known}")
+        return _record(row)
+
+
+def list_versions(registry: Registry) -> list[VersionRecord]:
+    """All embedding versions, by name."""
+    with registry.reader() as session:
+        return _all(session)
+
+
+def _all(session: Session) -> list[VersionRecord]:
+    return [_record(row) for row in session.scalars(select(EmbeddingVersion).order_by(EmbeddingVersion.version_id))]
+
+
+def _record(row: EmbeddingVersion) -> VersionRecord:
+    return VersionRecord(row.version_id, row.model_name, row.model_type, row.dimension)

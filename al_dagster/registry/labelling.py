@@ -1,0 +1,220 @@
+"""Registering the labels of a batch in one transaction. Labelling again never touches human work."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import RowMapping, bindparam, select, update
+from sqlalchemy.orm import Session
+
+from al_dagster.registry.base import bulk_insert, chunked
+from al_dagster.registry.categories import resolve_categories
+from al_dagster.registry.database import Registry
+from al_dagster.registry.labels import BOX, MACHINE_COLUMNS, LabelledObject, Registration, machine_values
+from al_dagster.registry.matching import NewBox, Outcome, StandingObject, decide_frame
+from al_dagster.registry.queueing import queue_deletes, queue_upserts
+from al_dagster.registry.tables import Category, Conflict, Object, Project
+
+__all__ = ["LabelledObject", "Registration", "register_batch"]
+
+OUTCOMES: tuple[Outcome, ...] = ("inserted", "matched", "kept", "conflict", "suppressed")
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Everything that the transaction will write."""
+
+    inserts: list[LabelledObject] = field(default_factory=list)
+    revived: list[LabelledObject] = field(default_factory=list)
+    matched: list[tuple[str, LabelledObject]] = field(default_factory=list)
+    conflicts: list[tuple[str, LabelledObject, float]] = field(default_factory=list)
+    superseded: list[str] = field(default_factory=list)
+    outcomes: dict[str, tuple[str, Outcome]] = field(default_factory=dict)
+
+
+def register_batch(
+    registry: Registry,
+    *,
+    project_id: str,
+    batch_key: str,
+    run_id: str,
+    frame_ids: Sequence[str],
+    objects: Sequence[LabelledObject],
+) -> Registration:
+    """Register the labels of a batch: all of them or, if anything raises, none.
+
+    An object that a person validated, edited or deleted stays as the person left it. Other objects follow the new
+    labels and keep their ids; those that the new labels no longer contain are superseded. Running it again with the
+    same labels writes nothing.
+
+    Args:
+        registry: the registry.
+        project_id: the project that is labelled; other projects' objects in the same frames are left alone.
+        batch_key: the batch.
+        run_id: the Dagster run; kept with the objects that this call inserts or changes.
+        frame_ids: every frame that was labelled, also those in which nothing was found.
+        objects: the labels; their frames, sources and embedding versions are registered.
+
+    Raises:
+        ValueError: two labels have one id, a label is in none of the frames, or an embedding does not fit its version.
+    """
+    by_frame = _by_frame(frame_ids, objects)
+    with registry.session() as session:
+        rows = _standing_rows(session, project_id, list(by_frame))
+        plan = _plan(by_frame, rows)
+        classes = session.scalar(select(Project.classes).where(Project.project_id == project_id))
+        categories = resolve_categories(session, [label.category for label in objects], classes or ())
+        written: dict[str, Any] = {
+            "project_id": project_id,
+            "batch_key": batch_key,
+            "run_id": run_id,
+            "state": "active",
+        }
+        bulk_insert(
+            session,
+            Object,
+            [
+                {"object_id": label.object_id, "frame_id": label.frame_id, "source_id": label.source_id}
+                | machine_values(label, categories)
+                | written
+                for label in plan.inserts
+            ],
+        )
+        _update_changed(session, plan, rows, categories, written)
+        _supersede(session, plan.superseded)
+        _record_conflicts(session, plan.conflicts, batch_key)
+        queued = queue_upserts(
+            session,
+            _embeddings((label.object_id, label) for label in plan.inserts),
+            _embeddings([*plan.matched, *((label.object_id, label) for label in plan.revived)]),
+        )
+        without = [object_id for object_id, label in plan.matched if label.embedding is None]
+        queued += queue_deletes(session, [*plan.superseded, *without])
+    outcomes = [(label.object_id, *plan.outcomes[label.object_id]) for label in objects]
+    counted = Counter(outcome for _, _, outcome in outcomes)
+    counts: dict[str, int] = {outcome: counted[outcome] for outcome in OUTCOMES}
+    return Registration(outcomes, {**counts, "superseded": len(plan.superseded), "queued": queued})
+
+
+def _by_frame(frame_ids: Sequence[str], objects: Sequence[LabelledObject]) -> dict[str, list[LabelledObject]]:
+    repeated = [key for key, times in Counter(label.object_id for label in objects).items() if times > 1]
+    if repeated:
+        raise ValueError(f"two labels have the id {repeated[0]}")
+    by_frame: dict[str, list[LabelledObject]] = {frame_id: [] for frame_id in frame_ids}
+    for label in objects:
+        if label.frame_id not in by_frame:
+            raise ValueError(f"label {label.object_id} is in frame {label.frame_id}, which is not one of frame_ids")
+        by_frame[label.frame_id].append(label)
+    return by_frame
+
+
+def _standing_rows(session: Session, project_id: str, frame_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
+    """The project's objects of these frames in every state, by frame, with their category's name."""
+    columns = ("object_id", "frame_id", "state", "is_validated", "edited_at", *MACHINE_COLUMNS)
+    query = (
+        select(*(Object.__table__.c[column] for column in columns), Category.name.label("category"))
+        .join(Category, Category.category_id == Object.category_id, isouter=True)
+        .order_by(Object.object_id)
+    )
+    rows: dict[str, list[RowMapping]] = {}
+    for chunk in chunked(frame_ids):
+        in_frames = query.where(Object.frame_id.in_(chunk), Object.project_id == project_id)
+        for row in session.execute(in_frames).mappings():
+            rows.setdefault(row["frame_id"], []).append(row)
+    return rows
+
+
+def _plan(by_frame: Mapping[str, list[LabelledObject]], rows: Mapping[str, list[RowMapping]]) -> _Plan:
+    plan = _Plan()
+    for frame_id, labels in by_frame.items():
+        known = rows.get(frame_id)
+        if known is None:
+            plan.inserts += labels
+            plan.outcomes.update({label.object_id: (label.object_id, "inserted") for label in labels})
+            continue
+        present = [row for row in known if row["state"] != "superseded"]
+        past = {row["object_id"] for row in known if row["state"] == "superseded"}
+        decision = decide_frame(
+            [NewBox(label.object_id, label.category, label.bbox) for label in labels],
+            [_as_standing(row) for row in present],
+        )
+        for i, (label, outcome, j) in enumerate(zip(labels, decision.outcomes, decision.standing, strict=True)):
+            object_id = label.object_id if j is None else present[j]["object_id"]
+            plan.outcomes[label.object_id] = (object_id, outcome)
+            if outcome == "inserted":
+                (plan.revived if object_id in past else plan.inserts).append(label)
+            elif outcome == "matched":
+                plan.matched.append((object_id, label))
+            elif outcome == "conflict":
+                plan.conflicts.append((object_id, label, decision.conflict_ious[i]))
+        plan.superseded += [present[j]["object_id"] for j in decision.superseded]
+    return plan
+
+
+def _as_standing(row: RowMapping) -> StandingObject:
+    return StandingObject(
+        object_id=row["object_id"],
+        detection_id=row["detection_id"],
+        category=row["category"],
+        box=(row["bbox_x"], row["bbox_y"], row["bbox_w"], row["bbox_h"]),
+        human=row["is_validated"] or row["edited_at"] is not None or row["state"] == "deleted",
+        deleted=row["state"] == "deleted",
+    )
+
+
+def _update_changed(
+    session: Session,
+    plan: _Plan,
+    rows: Mapping[str, list[RowMapping]],
+    categories: Mapping[str, int],
+    written: dict[str, Any],
+) -> None:
+    standing = {row["object_id"]: row for known in rows.values() for row in known}
+    changed: list[dict[str, Any]] = [
+        {"key": label.object_id} | machine_values(label, categories) | written for label in plan.revived
+    ]
+    for object_id, label in plan.matched:
+        values = machine_values(label, categories)
+        if any(standing[object_id][column] != value for column, value in values.items()):
+            changed.append({"key": object_id} | values | written)
+    if changed:
+        values = {column: bindparam(column) for column in changed[0] if column != "key"}
+        change = update(Object).where(Object.object_id == bindparam("key")).values(values)
+        session.connection().execute(change, changed)
+
+
+def _supersede(session: Session, object_ids: Sequence[str]) -> None:
+    for chunk in chunked(object_ids):
+        session.execute(update(Object).where(Object.object_id.in_(chunk)).values(state="superseded"))
+
+
+def _record_conflicts(session: Session, conflicts: Sequence[tuple[str, LabelledObject, float]], batch_key: str) -> None:
+    known: set[tuple[str, str]] = set()
+    for chunk in chunked([object_id for object_id, _, _ in conflicts]):
+        pairs = session.execute(select(Conflict.object_id, Conflict.detection_id).where(Conflict.object_id.in_(chunk)))
+        known.update((object_id, detection_id) for object_id, detection_id in pairs)
+    rows = [
+        {
+            "object_id": object_id,
+            "detection_id": label.object_id,
+            "batch_key": batch_key,
+            "category": label.category,
+            "confidence": float(label.confidence),
+            "iou": iou,
+            **dict(zip(BOX, map(float, label.bbox), strict=True)),
+        }
+        for object_id, label, iou in conflicts
+        if (object_id, label.object_id) not in known
+    ]
+    bulk_insert(session, Conflict, rows)
+
+
+def _embeddings(labels: Iterable[tuple[str, LabelledObject]]) -> dict[tuple[str, str], NDArray[np.float32]]:
+    return {
+        (object_id, label.embedding_version): label.embedding
+        for object_id, label in labels
+        if label.embedding is not None and label.embedding_version is not None
+    }

@@ -1,0 +1,96 @@
+"""Machine labels: what a batch registers, and the columns of an object that they own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from al_dagster.registry.matching import Box, Outcome
+
+BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
+TEXTS = (
+    "mask_path",
+    "detection_model",
+    "segmentation_model",
+    "classification_model",
+    "embedding_version",
+)
+NUMBERS = ("confidence", "area", "mask_score", "classification_confidence")
+MACHINE_COLUMNS = ("category_id", *BOX, *TEXTS, *NUMBERS, "polygon", "detection_id")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledObject:
+    """One machine label.
+
+    Attributes:
+        object_id: id of the detection, and of the object if it is new.
+        frame_id: the frame it is in.
+        source_id: the source of that frame.
+        category: final label.
+        bbox: x, y, w, h in pixels.
+        confidence: 0–1.
+        detection_model: id and revision of the detector, as are the other models.
+        classification_model: what named a proposal, if anything did.
+        classification_confidence: its score.
+        segmentation_model: what made the mask.
+        mask_path: relative to the mask store.
+        polygon: rings of x, y, x, y, … in pixels.
+        area: of the mask, px².
+        mask_score: 0–1.
+        embedding: (d,) float32, L2 norm 1.
+        embedding_version: the version that the embedding belongs to, registered before.
+    """
+
+    object_id: str
+    frame_id: str
+    source_id: str
+    category: str
+    bbox: Box
+    confidence: float
+    detection_model: str
+    classification_model: str | None = None
+    classification_confidence: float | None = None
+    segmentation_model: str | None = None
+    mask_path: str | None = None
+    polygon: Sequence[Sequence[float]] | None = None
+    area: float | None = None
+    mask_score: float | None = None
+    embedding: NDArray[np.float32] | None = None
+    embedding_version: str | None = None
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What became of each label.
+
+    Attributes:
+        outcomes: (detection id, object id, outcome), in the order of the labels. The object id is that of the object
+            that now stands for the label; for a conflict, of the object that it contradicts.
+        counts: by outcome, ``superseded`` and ``queued`` (outbox rows) included.
+    """
+
+    outcomes: list[tuple[str, str, Outcome]]
+    counts: dict[str, int]
+
+
+def machine_values(label: LabelledObject, categories: Mapping[str, int]) -> dict[str, Any]:
+    """The machine's columns of an object with this label, as the database stores them.
+
+    Args:
+        label: the label.
+        categories: category ids by name.
+    """
+    values: dict[str, Any] = {name: getattr(label, name) for name in TEXTS}
+    for name in NUMBERS:
+        number = getattr(label, name)
+        values[name] = None if number is None else float(number)
+    x, y, w, h = label.bbox
+    values["bbox_x"], values["bbox_y"], values["bbox_w"], values["bbox_h"] = float(x), float(y), float(w), float(h)
+    rings = label.polygon
+    values["polygon"] = None if rings is None else [np.asarray(ring, dtype=np.float64).tolist() for ring in rings]
+    values["category_id"] = categories[label.category]
+    values["detection_id"] = label.object_id
+    return values

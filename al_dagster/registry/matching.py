@@ -1,0 +1,174 @@
+"""Which new machine box is which standing object, and what becomes of each. Pure functions over one frame."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
+
+MIN_IOU = 0.5
+
+Box = tuple[float, float, float, float]
+Outcome = Literal["inserted", "matched", "kept", "conflict", "suppressed"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewBox:
+    """What a machine found: its detection id, category and box (x, y, w, h in pixels)."""
+
+    detection_id: str
+    category: str
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class StandingObject:
+    """An object that the registry has: active, or deleted by a person.
+
+    ``detection_id`` is the detection that its machine fields come from; ``human`` says that a person validated,
+    edited or deleted it.
+    """
+
+    object_id: str
+    detection_id: str | None
+    category: str | None
+    box: Box
+    human: bool
+    deleted: bool
+
+
+@dataclass(slots=True)
+class FrameDecision:
+    """What becomes of each new box of a frame, and which standing objects the new labels no longer contain.
+
+    Attributes:
+        outcomes: one for each new box, in order.
+        standing: index of the standing object that the outcome refers to, or None where the box is inserted.
+        conflict_ious: overlap with the contradicted object, by index of the new box.
+        superseded: indexes of unmatched standing machine objects.
+    """
+
+    outcomes: list[Outcome]
+    standing: list[int | None]
+    conflict_ious: dict[int, float] = field(default_factory=dict)
+    superseded: list[int] = field(default_factory=list)
+
+
+def match_boxes(
+    first: Sequence[tuple[str | None, Box]], second: Sequence[tuple[str | None, Box]], min_iou: float = MIN_IOU
+) -> list[tuple[int, int]]:
+    """Pair boxes of two lists one to one within each category, the greatest overlap first.
+
+    Args:
+        first: category and box (x, y, w, h in pixels) of each.
+        second: the same.
+        min_iou: pairs that overlap less are not made.
+
+    Returns:
+        Index pairs, sorted. Equal overlaps are decided by position, so that equal input gives equal pairs.
+    """
+    if not first or not second:
+        return []
+    overlaps = _overlaps([box for _, box in first], [box for _, box in second])
+    same = np.array([[mine == theirs for theirs, _ in second] for mine, _ in first])
+    candidates = np.argwhere(same & (overlaps >= min_iou))
+    best_first = np.argsort(-overlaps[candidates[:, 0], candidates[:, 1]], kind="stable")
+    pairs: list[tuple[int, int]] = []
+    taken_first: set[int] = set()
+    taken_second: set[int] = set()
+    for i, j in candidates[best_first].tolist():
+        if i not in taken_first and j not in taken_second:
+            taken_first.add(i)
+            taken_second.add(j)
+            pairs.append((i, j))
+    return sorted(pairs)
+
+
+def decide_frame(new: Sequence[NewBox], standing: Sequence[StandingObject]) -> FrameDecision:
+    """Compare the new labels of a frame with the objects that stand in it.
+
+    In this order, each new box is: the object that carries its id; the active object of its category that it overlaps
+    (one to one, IoU at least 0.5); another sighting of an object that a person touched or deleted (then it is not added
+    beside it); a contradiction of an object that a person touched; or a new object. What a person touched never
+    changes; a machine's object that no new box accounts for is superseded.
+
+    Args:
+        new: the boxes of the new labels; their detection ids differ from each other.
+        standing: the active and deleted objects of the frame.
+    """
+    refers = _same_ids(new, standing)
+    _pair(new, standing, refers, [j for j, known in enumerate(standing) if not known.deleted])
+    decision = FrameDecision(outcomes=["inserted"] * len(new), standing=refers)
+    open_boxes = [i for i, j in enumerate(refers) if j is None]
+    for i, j, iou in _human_overlaps(new, standing, open_boxes):
+        refers[i] = j
+        if new[i].category != standing[j].category:
+            decision.conflict_ious[i] = iou
+    for i, referred_to in enumerate(refers):
+        if referred_to is not None:
+            decision.outcomes[i] = "conflict" if i in decision.conflict_ious else _outcome(standing[referred_to])
+    referred = set(refers)
+    decision.superseded = [j for j, known in enumerate(standing) if not known.human and j not in referred]
+    return decision
+
+
+def _same_ids(new: Sequence[NewBox], standing: Sequence[StandingObject]) -> list[int | None]:
+    by_detection = {known.detection_id: j for j, known in enumerate(standing) if known.detection_id is not None}
+    by_object = {known.object_id: j for j, known in enumerate(standing)}
+    refers = [by_object.get(box.detection_id) for box in new]
+    taken = {j for j in refers if j is not None}
+    for i, box in enumerate(new):
+        if refers[i] is None and (j := by_detection.get(box.detection_id)) is not None and j not in taken:
+            refers[i] = j
+            taken.add(j)
+    return refers
+
+
+def _pair(
+    new: Sequence[NewBox], standing: Sequence[StandingObject], refers: list[int | None], allowed: Iterable[int]
+) -> None:
+    taken = set(refers)
+    rows = [i for i, j in enumerate(refers) if j is None]
+    columns = [j for j in allowed if j not in taken]
+    pairs = match_boxes(
+        [(new[i].category, new[i].box) for i in rows], [(standing[j].category, standing[j].box) for j in columns]
+    )
+    for row, column in pairs:
+        refers[rows[row]] = columns[column]
+
+
+def _human_overlaps(
+    new: Sequence[NewBox], standing: Sequence[StandingObject], open_boxes: Sequence[int]
+) -> Iterable[tuple[int, int, float]]:
+    """For each open box, the touched object that speaks against adding it: index of the box, of the object, IoU."""
+    touched = [j for j, known in enumerate(standing) if known.human]
+    if not open_boxes or not touched:
+        return
+    overlaps = _overlaps([new[i].box for i in open_boxes], [standing[j].box for j in touched])
+    for i, row in zip(open_boxes, overlaps, strict=True):
+
+        def rank(k: int, i: int = i, row: NDArray[np.float64] = row) -> tuple[bool, bool, float]:
+            known = standing[touched[k]]
+            return known.category == new[i].category, not known.deleted, float(row[k])
+
+        against = [
+            k
+            for k, j in enumerate(touched)
+            if row[k] >= MIN_IOU and (standing[j].category == new[i].category or not standing[j].deleted)
+        ]
+        if against:
+            best = max(against, key=rank)
+            yield i, touched[best], float(row[best])
+
+
+def _outcome(known: StandingObject) -> Outcome:
+    if known.deleted:
+        return "suppressed"
+    return "kept" if known.human else "matched"
+
+
+def _overlaps(first: Sequence[Box], second: Sequence[Box]) -> NDArray[np.float64]:
+    return iou_matrix(xywh_to_xyxy(np.array(first, dtype=np.float64)), xywh_to_xyxy(np.array(second, dtype=np.float64)))

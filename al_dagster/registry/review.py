@@ -1,0 +1,193 @@
+"""What people say about objects. Every change carries who made it and when, and labelling again respects it."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from al_dagster.core.errors import UserError
+from al_dagster.registry.base import chunked
+from al_dagster.registry.categories import resolve_categories
+from al_dagster.registry.database import Registry
+from al_dagster.registry.matching import Box
+from al_dagster.registry.queueing import queue_deletes
+from al_dagster.registry.tables import Category, Conflict, Object, Project, Source
+
+# A mask drawn to the edge of a box may reach this far, in pixels, beyond the rounded box.
+MASK_TOLERANCE = 1.0
+
+
+def validate_objects(registry: Registry, ids: Sequence[str], by: str) -> None:
+    """Mark objects as seen and found right by a person: all of them or, if one cannot be, none.
+
+    Their open conflicts are thereby resolved.
+
+    Raises:
+        UserError: an object does not exist or is not active, or no person is named.
+    """
+    with registry.session() as session:
+        now = _person(by)
+        for object_id in ids:
+            _active(session, object_id)
+        for chunk in chunked(list(ids)):
+            validated = {"is_validated": True, "validated_by": by, "validated_at": now}
+            session.execute(update(Object).where(Object.object_id.in_(chunk)).values(**validated))
+            _resolve_conflicts(session, chunk, now)
+
+
+def edit_object(
+    registry: Registry,
+    object_id: str,
+    by: str,
+    *,
+    category: str | None = None,
+    bbox: Box | None = None,
+    is_occluded: bool | None = None,
+    is_truncated: bool | None = None,
+    is_difficult: bool | None = None,
+) -> None:
+    """Change what is given of an object and leave the rest; its open conflicts are thereby resolved.
+
+    A mask that reaches out of the new box is taken off the object, since it shows something else.
+
+    Args:
+        registry: the registry.
+        object_id: the object.
+        by: who changes it.
+        category: its new category, standing or one of the project's classes.
+        bbox: its new box, x, y, w, h in pixels, inside the image.
+        is_occluded: whether something hides part of it.
+        is_truncated: whether the image's edge cuts it.
+        is_difficult: whether it is hard to recognise.
+
+    Raises:
+        UserError: the object does not exist or is not active, the category or the box cannot be used, nothing is
+            given, or no person is named.
+    """
+    flags = {"is_occluded": is_occluded, "is_truncated": is_truncated, "is_difficult": is_difficult}
+    values: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    with registry.session() as session:
+        now = _person(by)
+        found = _active(session, object_id)
+        if category is not None:
+            values["category_id"] = _category_id(session, found, category)
+        if bbox is not None:
+            values |= _new_box(session, found, bbox)
+        if not values:
+            raise UserError(f"object {object_id}: give what to change: a category, a box or a flag")
+        for column, value in {**values, "edited_by": by, "edited_at": now}.items():
+            setattr(found, column, value)
+        _resolve_conflicts(session, [object_id], now)
+
+
+def delete_object(registry: Registry, object_id: str, by: str) -> None:
+    """Delete an object: it keeps its row, so that labelling again does not bring it back, and leaves the vector store.
+
+    Raises:
+        UserError: the object does not exist or is not active, or no person is named.
+    """
+    with registry.session() as session:
+        now = _person(by)
+        found = _active(session, object_id)
+        found.state, found.edited_by, found.edited_at = "deleted", by, now
+        queue_deletes(session, [object_id])
+        _resolve_conflicts(session, [object_id], now)
+
+
+def list_conflicts(registry: Registry, project: str | None = None) -> list[dict[str, Any]]:
+    """Open conflicts, oldest first: the columns of the conflict, and of its object what it contradicts.
+
+    Each has ``object_category`` and ``object_bbox_x``, ``_y``, ``_w``, ``_h`` beside the new box's ``category`` and
+    ``bbox_x``, …, and ``project_id``, ``source_id`` and ``frame_id``.
+
+    Args:
+        registry: the registry.
+        project: only this project's.
+    """
+    box = (Object.bbox_x, Object.bbox_y, Object.bbox_w, Object.bbox_h)
+    query = (
+        select(
+            *Conflict.__table__.c,
+            Category.name.label("object_category"),
+            *(column.label(f"object_{column.key}") for column in box),
+            Object.project_id,
+            Object.source_id,
+            Object.frame_id,
+        )
+        .join(Object, Object.object_id == Conflict.object_id)
+        .join(Category, Category.category_id == Object.category_id, isouter=True)
+        .where(Conflict.resolved_at.is_(None))
+        .order_by(Conflict.conflict_id)
+    )
+    if project is not None:
+        query = query.where(Object.project_id == project)
+    with registry.reader() as session:
+        return [dict(row) for row in session.execute(query).mappings()]
+
+
+def _person(by: str) -> datetime:
+    if not by.strip():
+        raise UserError("a change needs the name of the person who makes it")
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _active(session: Session, object_id: str) -> Object:
+    found = session.get(Object, object_id)
+    if found is None:
+        raise UserError(f"there is no object {object_id!r}; `al objects list` lists them")
+    if found.state != "active":
+        raise UserError(f"object {object_id} is {found.state}; only active objects can be reviewed")
+    return found
+
+
+def _category_id(session: Session, found: Object, category: str) -> int:
+    known = session.scalar(select(Category.category_id).where(Category.name == category))
+    if known is not None:
+        return known
+    classes = session.scalar(select(Project.classes).where(Project.project_id == found.project_id)) or []
+    if category not in classes:
+        raise UserError(
+            f"object {found.object_id}: there is no category {category!r}; the classes of project "
+            f"{found.project_id} are: {', '.join(classes) or 'none'}"
+        )
+    return resolve_categories(session, [category], classes)[category]
+
+
+def _new_box(session: Session, found: Object, bbox: Box) -> dict[str, Any]:
+    x, y, w, h = map(float, bbox)
+    source = session.get_one(Source, found.source_id)
+    inside = x >= 0 and y >= 0 and w > 0 and h > 0
+    if source.width is not None and source.height is not None:
+        inside = inside and x + w <= source.width and y + h <= source.height
+    if not inside:
+        raise UserError(
+            f"object {found.object_id}: the box {x:g},{y:g},{w:g},{h:g} (x,y,w,h) does not lie inside its "
+            f"{source.width}×{source.height} image"
+        )
+    values: dict[str, Any] = {"bbox_x": x, "bbox_y": y, "bbox_w": w, "bbox_h": h}
+    if not _contains(values, found.polygon):
+        values |= {"mask_path": None, "polygon": None, "area": None, "mask_score": None}
+    return values
+
+
+def _contains(box: dict[str, float], polygon: list[Any] | None) -> bool:
+    xs = [value for ring in polygon or () for value in ring[::2]]
+    ys = [value for ring in polygon or () for value in ring[1::2]]
+    if not xs:
+        return False
+    return (
+        min(xs) >= box["bbox_x"] - MASK_TOLERANCE
+        and min(ys) >= box["bbox_y"] - MASK_TOLERANCE
+        and max(xs) <= box["bbox_x"] + box["bbox_w"] + MASK_TOLERANCE
+        and max(ys) <= box["bbox_y"] + box["bbox_h"] + MASK_TOLERANCE
+    )
+
+
+def _resolve_conflicts(session: Session, object_ids: Sequence[str], now: datetime) -> None:
+    session.execute(
+        update(Conflict)
+        .where(Conflict.object_id.in_(object_ids), Conflict.resolved_at.is_(None))
+        .values(resolved_at=now)
+    )

@@ -1,0 +1,1 @@
+"""Vector stores: ids and vectors in, nearest ids out."""

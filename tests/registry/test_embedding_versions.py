@@ -1,0 +1,32 @@
+import pytest
+
+from al_dagster.core.errors import UserError
+from al_dagster.registry.embedding_versions import VersionRecord, ensure_version, get_version, list_versions
+
+
+def test_a_version_is_known_once_ensured_and_ensuring_again_changes_nothing(registry):
+    for _ in range(2):
+        ensure_version(registry, "dinov2_base_v1", "facebook/dinov2-base", "dinov2", 768)
+    assert list_versions(registry) == [VersionRecord("dinov2_base_v1", "facebook/dinov2-base", "dinov2", 768)]
+    assert get_version(registry, "dinov2_base_v1").dimension == 768
+
+
+@pytest.mark.parametrize(("model", "dimension"), [("facebook/dinov2-base", 384), ("facebook/dinov2-large", 768)])
+def test_a_version_cannot_become_another_model_or_dimension(registry, model, dimension):
+    ensure_version(registry, "dinov2_base_v1", "facebook/dinov2-base", "dinov2", 768)
+    with pytest.raises(ValueError, match="name a new one"):
+        ensure_version(registry, "dinov2_base_v1", model, "dinov2", dimension)
+    assert get_version(registry, "dinov2_base_v1").dimension == 768
+
+
+def test_a_version_has_a_dimension(registry):
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        ensure_version(registry, "v1", "model", "hog", 0)
+
+
+def test_an_unknown_version_is_an_error_that_lists_the_known_ones(registry):
+    with pytest.raises(UserError, match="known: none"):
+        get_version(registry, "v1")
+    ensure_version(registry, "hog_v1", "opencv-hog", "hog", 8)
+    with pytest.raises(UserError, match="'v1' is not in the registry; known: hog_v1"):
+        get_version(registry, "v1")

@@ -1,0 +1,204 @@
+"""Registering sources and frames."""
+
+import hashlib
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from al_dagster.core import ids
+from al_dagster.core.errors import UserError
+from al_dagster.core.schemas import SOURCES
+from al_dagster.registry.batches import FileEntry, claim_files
+from al_dagster.registry.grouping import GroupIndex
+from al_dagster.registry.sources import get_source, quarantined_files, register_frames, register_sources
+from al_dagster.registry.tables import BatchFile, Frame
+
+
+def row(path, content="a", perceptual_hash=0, **fields):
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    values = dict.fromkeys(SOURCES.names) | {
+        "file_path": path,
+        "status": "ready",
+        "source_id": ids.source_id(sha256),
+        "source_type": "image",
+        "sha256": sha256,
+        "perceptual_hash": f"{perceptual_hash:064x}",
+        "width": 640,
+        "height": 480,
+        "frame_count": 1,
+        "size_bytes": 10,
+        "mtime_ns": 1,
+        "metadata": json.dumps({"format": "JPEG"}),
+    }
+    return values | fields
+
+
+def broken(path, reason="empty file"):
+    nothing = dict.fromkeys(SOURCES.names)
+    return nothing | {"file_path": path, "status": "quarantined", "reason": reason, "size_bytes": 10, "mtime_ns": 1}
+
+
+@pytest.fixture
+def batch(registry):
+    def claim(*paths, project="parts", mtime_ns=1):
+        (key,) = claim_files(registry, project, [FileEntry(path, 10, mtime_ns) for path in paths], 100)
+        return key
+
+    return claim
+
+
+def group(registry, content):
+    return get_source(registry, ids.source_id(hashlib.sha256(content.encode()).hexdigest()))["group_key"]
+
+
+def test_a_source_is_registered_with_its_columns(registry, batch):
+    key = batch("/in/a b.jpg")
+    (final,) = register_sources(registry, key, [row("/in/a b.jpg")], 6)
+    assert (final["status"], final["reason"]) == ("ready", None)
+    source = get_source(registry, final["source_id"])
+    assert source["file_name"] == "a b.jpg"
+    assert source["metadata"] == {"format": "JPEG"}
+    assert (source["width"], source["height"], source["group_key"]) == (640, 480, final["source_id"])
+    with registry.reader() as session:
+        file = session.query(BatchFile).one()
+    assert (file.status, file.source_id) == ("ready", final["source_id"])
+
+
+def test_registering_again_changes_nothing(registry, batch, contents):
+    key = batch("/in/a.jpg", "/in/b.jpg", "/in/c.jpg", "/in/d.jpg")
+    rows = [row("/in/a.jpg"), row("/in/b.jpg", "b", 1), row("/in/c.jpg"), broken("/in/d.jpg")]
+    final = register_sources(registry, key, rows, 6)
+    before = contents()
+    assert register_sources(registry, key, rows, 6) == final
+    assert register_sources(registry, key, final, 6) == final
+    assert contents() == before
+
+
+def test_the_same_bytes_in_a_batch_are_a_duplicate_that_names_the_first(registry, batch):
+    key = batch("/in/a.jpg", "/in/b.jpg")
+    first, second = register_sources(registry, key, [row("/in/a.jpg"), row("/in/b.jpg")], 6)
+    assert first["status"] == "ready"
+    assert (second["status"], second["reason"]) == ("duplicate", "same content as /in/a.jpg")
+
+
+def test_the_same_bytes_in_another_batch_are_a_duplicate(registry, batch):
+    one, two = batch("/in/a.jpg"), batch("/in/b.jpg")
+    register_sources(registry, one, [row("/in/a.jpg")], 6)
+    (final,) = register_sources(registry, two, [row("/in/b.jpg")], 6)
+    assert (final["status"], final["reason"]) == ("duplicate", "same content as /in/a.jpg")
+    (again,) = register_sources(registry, one, [row("/in/a.jpg")], 6)
+    assert again["status"] == "ready"
+
+
+def test_the_same_bytes_in_another_project_are_the_same_source_and_ready(registry, batch):
+    register_sources(registry, batch("/in/a.jpg"), [row("/in/a.jpg")], 6)
+    (final,) = register_sources(registry, batch("/in/b.jpg", project="people"), [row("/in/b.jpg")], 6)
+    assert final["status"] == "ready"
+    assert get_source(registry, final["source_id"])["file_path"] == "/in/a.jpg"
+
+
+def test_a_source_follows_its_file_that_was_moved(registry, batch, tmp_path):
+    old, new = tmp_path / "old.jpg", tmp_path / "new.jpg"
+    old.write_text("a")
+    (first,) = register_sources(registry, batch(str(old)), [row(str(old))], 6)
+    old.rename(new)
+    register_sources(registry, batch(str(new)), [row(str(new))], 6)
+    assert get_source(registry, first["source_id"])["file_path"] == str(new)
+
+
+def test_a_near_duplicate_joins_the_group_of_the_nearest_source(registry, batch):
+    register_sources(
+        registry,
+        batch("/in/a.jpg", "/in/b.jpg"),
+        [row("/in/a.jpg", "a", 0), row("/in/b.jpg", "b", (1 << 256) - 1)],
+        6,
+    )
+    rows = [row("/in/c.jpg", "c", 0b111111), row("/in/d.jpg", "d", 0b1111111), row("/in/e.jpg", "e", 1 << 100)]
+    register_sources(registry, batch("/in/c.jpg", "/in/d.jpg", "/in/e.jpg"), rows, 6)
+    assert group(registry, "b") != group(registry, "a")
+    assert group(registry, "c") == group(registry, "a")
+    assert group(registry, "d") == group(registry, "a")  # within reach of c, which stands before it
+    assert group(registry, "e") == group(registry, "a")
+
+
+def test_a_source_out_of_reach_is_its_own_group(registry, batch):
+    rows = [row("/in/a.jpg", "a", 0), row("/in/b.jpg", "b", 0b1111111)]
+    register_sources(registry, batch("/in/a.jpg", "/in/b.jpg"), rows, 6)
+    assert group(registry, "b") != group(registry, "a")
+
+
+def test_a_group_never_changes(registry, batch):
+    rows = [row("/in/a.jpg", "a", 0), row("/in/b.jpg", "b", 0b1111111)]
+    key = batch("/in/a.jpg", "/in/b.jpg")
+    register_sources(registry, key, rows, 6)
+    before = group(registry, "b")
+    register_sources(registry, key, rows, 255)
+    assert group(registry, "b") == before
+
+
+def test_a_source_without_a_perceptual_hash_is_its_own_group(registry, batch):
+    rows = [row("/in/a.jpg", "a", 0), row("/in/b.jpg", "b", perceptual_hash=0) | {"perceptual_hash": None}]
+    register_sources(registry, batch("/in/a.jpg", "/in/b.jpg"), rows, 255)
+    assert group(registry, "b") != group(registry, "a")
+
+
+def test_a_quarantined_file_is_kept_with_its_reason_and_is_no_source(registry, batch):
+    register_sources(registry, batch("/in/a.jpg"), [broken("/in/a.jpg")], 6)
+    register_sources(registry, batch("/in/b.jpg", project="people"), [broken("/in/b.jpg", "truncated")], 6)
+    assert quarantined_files(registry) == [
+        ("parts", "/in/a.jpg", "empty file"),
+        ("people", "/in/b.jpg", "truncated"),
+    ]
+    assert quarantined_files(registry, "people") == [("people", "/in/b.jpg", "truncated")]
+
+
+def test_a_file_that_was_put_right_is_no_longer_quarantined(registry, batch):
+    register_sources(registry, batch("/in/a.jpg"), [broken("/in/a.jpg")], 6)
+    register_sources(registry, batch("/in/a.jpg", mtime_ns=2), [row("/in/a.jpg")], 6)
+    assert quarantined_files(registry) == []
+
+
+def test_a_row_of_another_batch_is_refused_and_nothing_is_written(registry, batch, contents):
+    key = batch("/in/a.jpg")
+    before = contents()
+    with pytest.raises(ValueError, match=r"/in/b\.jpg is not in the batch"):
+        register_sources(registry, key, [row("/in/a.jpg"), row("/in/b.jpg", "b")], 6)
+    assert contents() == before
+
+
+def test_unknown_batches_and_sources_are_clear_errors(registry):
+    with pytest.raises(UserError, match="there is no batch 'parts--x'"):
+        register_sources(registry, "parts--x", [], 6)
+    with pytest.raises(UserError, match="there is no source 'src_x'"):
+        get_source(registry, "src_x")
+
+
+def test_frames_are_registered_once(registry, batch):
+    (source,) = register_sources(registry, batch("/in/a.jpg"), [row("/in/a.jpg")], 6)
+    frame = {"frame_id": "frm_a", "source_id": source["source_id"], "frame_idx": 0, "timestamp_ms": 0}
+    register_frames(registry, [frame | {"file_path": "/in/a.jpg", "sha256": "", "width": 1, "height": 1}])
+    register_frames(registry, [frame])
+    with registry.reader() as session:
+        assert [found.source_id for found in session.query(Frame)] == [source["source_id"]]
+
+
+hashes = st.lists(st.integers(0, 2**256 - 1), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(known=hashes, added=hashes, wanted=st.integers(0, 2**256 - 1), distance=st.integers(0, 255))
+def test_the_nearest_hash_is_found(known, added, wanted, distance):
+    everything = known + added
+    index = GroupIndex([f"{value:064x}" for value in known], [str(i) for i in range(len(known))])
+    for i, value in enumerate(added, start=len(known)):
+        index.add(f"{value:064x}", str(i))
+    reach = [((value ^ wanted).bit_count(), i) for i, value in enumerate(everything)]
+    near = [(bits, i) for bits, i in reach if bits <= distance]
+    assert index.nearest(f"{wanted:064x}", distance) == (str(min(near)[1]) if near else None)
+
+
+def test_a_hash_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="64 hex characters"):
+        GroupIndex(["ff"], ["a"])
