@@ -1,0 +1,1 @@
+"""The demonstration: two small projects, labelled, made into a dataset, trained on and measured."""
