@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import orjson
 import structlog
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -106,10 +107,16 @@ def _database_path(url: str) -> Path:
 
 
 def _create_engine(url: URL) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+    engine = create_engine(
+        url, json_serializer=_as_json, json_deserializer=orjson.loads, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
+    )
     event.listen(engine, "connect", _prepare_connection)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _as_json(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _prepare_connection(connection: sqlite3.Connection, record: Any) -> None:

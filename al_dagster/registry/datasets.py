@@ -73,8 +73,8 @@ def freeze_dataset(
         name: name of the dataset.
         definition: JSON-serialisable; its ``filter``, ``project`` and ``split`` also fill the dataset's
             ``filter_config`` and ``split_config``.
-        content_hash: hash of the selection. If the name has a dataset of this hash already, that one is returned and
-            nothing changes.
+        content_hash: hash of the selection. If the name has a dataset of this hash already, that one is returned, and
+            is the current version again.
         run_id: run that freezes it.
         assignments: object id and split (train, val or test) of every object.
         category_mapping: class names to class ids.
@@ -88,6 +88,8 @@ def freeze_dataset(
     with registry.session() as session:
         standing = session.get(Dataset, dataset_id)
         if standing is not None:
+            if _current(session, name) is not standing:
+                session.execute(update(Dataset).where(Dataset.dataset_id == dataset_id).values(built_at=UtcNow()))
             return _record(standing)
         dataset = Dataset(
             dataset_id=dataset_id,
@@ -119,7 +121,7 @@ def freeze_dataset(
 
 
 def get_dataset(registry: Registry, dataset: str) -> DatasetRecord:
-    """A frozen dataset by its id, its name (the latest version) or ``name@version``.
+    """A frozen dataset by its id, its name (the version that was built last) or ``name@version``.
 
     Raises:
         UserError: there is none.
@@ -129,9 +131,9 @@ def get_dataset(registry: Registry, dataset: str) -> DatasetRecord:
         row = session.get(Dataset, dataset)
         if row is not None:
             return _record(row)
-        named = _versions(session, dataset)
-        if named:
-            return _record(named[-1])
+        current = _current(session, dataset)
+        if current is not None:
+            return _record(current)
         for candidate in _versions(session, name) if name else []:
             if candidate.version == version:
                 return _record(candidate)
@@ -219,6 +221,11 @@ def _check_assignments(assignments: Sequence[tuple[str, str]]) -> None:
 
 def _versions(session: Session, name: str) -> list[Dataset]:
     return sorted(session.scalars(select(Dataset).where(Dataset.name == name)), key=_version_key)
+
+
+def _current(session: Session, name: str) -> Dataset | None:
+    """The version that was built last; an older one is again when its content comes back."""
+    return max(_versions(session, name), key=lambda row: (row.built_at, _version_key(row)), default=None)
 
 
 def _next_version(session: Session, name: str) -> str:

@@ -90,7 +90,7 @@ def machine_values(label: LabelledObject, categories: Mapping[str, int]) -> dict
     x, y, w, h = label.bbox
     values["bbox_x"], values["bbox_y"], values["bbox_w"], values["bbox_h"] = float(x), float(y), float(w), float(h)
     rings = label.polygon
-    values["polygon"] = None if rings is None else [np.asarray(ring, dtype=np.float64).tolist() for ring in rings]
+    values["polygon"] = None if rings is None else [list(map(float, ring)) for ring in rings]
     values["category_id"] = categories[label.category]
     values["detection_id"] = label.object_id
     return values

@@ -46,31 +46,36 @@ def queue_deletes(session: Session, object_ids: Sequence[str]) -> int:
     rows = [
         {"object_id": object_id, "version_id": version_id, "operation": "delete"}
         for (object_id, version_id), (operation, _) in known.items()
-        if operation == "upsert"
+        if operation != "delete"
     ]
     bulk_insert(session, EmbeddingOutbox, rows)
     return len(rows)
 
 
 def _newest(session: Session, object_ids: Sequence[str]) -> dict[tuple[str, str], tuple[str, bytes | None]]:
-    """The newest operation and vector by (object id, version); failed rows changed nothing and do not count."""
+    """The newest operation and vector by (object id, version).
+
+    Where the newest row failed, what the store holds is not known: the operation is "failed", which is unlike any
+    wish, so that the next wish is queued.
+    """
     found: dict[tuple[str, str], tuple[str, bytes | None]] = {}
     columns = (
         EmbeddingOutbox.object_id,
         EmbeddingOutbox.version_id,
         EmbeddingOutbox.operation,
         EmbeddingOutbox.embedding,
+        EmbeddingOutbox.status,
     )
     for chunk in chunked(object_ids):
         newest = (
             select(func.max(EmbeddingOutbox.id))
-            .where(EmbeddingOutbox.object_id.in_(chunk), EmbeddingOutbox.status != "failed")
+            .where(EmbeddingOutbox.object_id.in_(chunk))
             .group_by(EmbeddingOutbox.object_id, EmbeddingOutbox.version_id)
         )
-        for object_id, version_id, operation, blob in session.execute(
+        for object_id, version_id, operation, blob, status in session.execute(
             select(*columns).where(EmbeddingOutbox.id.in_(newest))
         ):
-            found[object_id, version_id] = (operation, blob)
+            found[object_id, version_id] = ("failed", None) if status == "failed" else (operation, blob)
     return found
 
 

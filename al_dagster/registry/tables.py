@@ -194,6 +194,7 @@ class Dataset(Base):
     run_id: Mapped[str | None]
     export_path: Mapped[str | None]
     created_at: Mapped[datetime] = utc_now()
+    built_at: Mapped[datetime] = utc_now()
     exported_at: Mapped[datetime | None]
 
 

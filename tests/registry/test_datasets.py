@@ -86,6 +86,16 @@ def test_the_same_content_is_the_standing_dataset_and_new_content_the_next_versi
     assert dataset_objects(registry, first.dataset_id) == [(objects[0], "train")]
 
 
+def test_a_version_whose_content_comes_back_is_the_current_one_again(registry, objects):
+    first = freeze(registry, [(objects[0], "train")], "a")
+    second = freeze(registry, [(objects[1], "train")], "b")
+    assert get_dataset(registry, "parts").version == second.version == "1.1"
+    again = freeze(registry, [(objects[0], "train")], "a")
+    assert (again.dataset_id, again.created) == (first.dataset_id, False)
+    assert get_dataset(registry, "parts").version == "1.0"
+    assert freeze(registry, [(objects[2], "train")], "c").version == "1.2"
+
+
 def test_version_ten_comes_after_nine(registry, objects):
     versions = [freeze(registry, [(objects[0], "train")], str(i)).version for i in range(12)]
     assert versions == [f"1.{i}" for i in range(12)]

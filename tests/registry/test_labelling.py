@@ -181,6 +181,29 @@ def test_a_vector_that_the_store_refused_is_queued_again(registry, register, lab
     assert [status for _, _, status, _ in outbox()] == ["failed", "pending"]
 
 
+def test_the_vector_that_the_store_holds_is_queued_again_after_another_was_refused(
+    registry, register, label, frame, outbox
+):
+    def sync(status):
+        with registry.session() as session:
+            session.query(EmbeddingOutbox).filter_by(status="pending").update({"status": status})
+
+    for number, status in ((0, "synced"), (1, "failed"), (0, "synced")):
+        register(label(frame, BOX, embedding=vector(number), embedding_version="tiny_v1"))
+        sync(status)
+    assert [blob for *_, blob in outbox()] == [vector(0).tobytes(), vector(1).tobytes(), vector(0).tobytes()]
+
+
+def test_an_object_whose_vector_was_refused_is_deleted_from_the_store_when_superseded(
+    registry, register, label, frame, outbox
+):
+    register(label(frame, BOX, embedding=vector(0), embedding_version="tiny_v1"))
+    with registry.session() as session:
+        session.query(EmbeddingOutbox).update({"status": "failed"})
+    register()
+    assert [(operation, status) for _, operation, status, _ in outbox()][-1] == ("delete", "pending")
+
+
 def test_a_label_without_a_vector_takes_the_old_one_out(register, label, frame, outbox):
     register(label(frame, BOX, embedding=vector(0), embedding_version="tiny_v1"))
     register(label(frame, BOX))

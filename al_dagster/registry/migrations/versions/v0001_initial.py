@@ -67,6 +67,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.String()),
         sa.Column("export_path", sa.String()),
         sa.Column("created_at", sa.DateTime(), server_default=now, nullable=False),
+        sa.Column("built_at", sa.DateTime(), server_default=now, nullable=False),
         sa.Column("exported_at", sa.DateTime()),
         sa.CheckConstraint("format IN ('yolo', 'coco')", name=op.f("ck_datasets_format")),
         sa.PrimaryKeyConstraint("dataset_id", name="pk_datasets"),

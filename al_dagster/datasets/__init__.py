@@ -1,0 +1,1 @@
+"""Datasets: definitions, selection, splits, frozen versions, exports and their checks."""
