@@ -1,0 +1,1 @@
+"""Models over arrays: detectors, segmenters, embedders and the few-shot classifier."""

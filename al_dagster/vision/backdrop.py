@@ -1,0 +1,124 @@
+"""What lies behind the objects: a smooth, unevenly lit surface, and the shadows that fall on it."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from al_dagster.vision.protocols import Image
+
+SAMPLES = 6000
+ITERATIONS = 10
+OFFSET = 6.0
+"""Added to pixel values before the logarithm, so that the noise of dark pixels does not swamp it."""
+NOISE_FLOOR = 0.012
+"""Least standard deviation assumed of the surface, in log brightness: just over one of 255 levels at mid-grey."""
+CLIPPED = 250
+"""From this value on, a channel may be brighter than it shows."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How an image differs from the surface behind its objects.
+
+    Args:
+        darkening: (height, width), float32; natural logarithm of the brightness over the surface's.
+        tint: (height, width, 3), float32; what remains of the log RGB difference when the brightness is taken out.
+        brightness_spread: standard deviation of ``darkening`` over the surface.
+        tint_spread: root mean square length of ``tint`` over the surface.
+        chroma: how far the surface itself is from grey, as the length of its log RGB less their mean.
+    """
+
+    darkening: NDArray[np.float32]
+    tint: NDArray[np.float32]
+    brightness_spread: float
+    tint_spread: float
+    chroma: float
+
+    @property
+    def brightness(self) -> NDArray[np.float32]:
+        """Brightness over the surface's, in standard deviations of the surface: (height, width), float32."""
+        return self.darkening / np.float32(self.brightness_spread)
+
+    @property
+    def colour(self) -> NDArray[np.float32]:
+        """Distance in hue and saturation from the surface, in standard deviations: (height, width), float32."""
+        return np.linalg.norm(self.tint, axis=2) / np.float32(self.tint_spread)
+
+
+def surface_difference(image: Image, known: NDArray[np.bool_] | None = None) -> Difference:
+    """Fit the surface behind the objects and measure how each pixel differs from it.
+
+    The surface's colour is a quadratic in x and y in log RGB, where light multiplies, fitted robustly from the
+    commonest brightness outwards, so that objects covering less than half of the pixels do not count.
+
+    Args:
+        image: (height, width, 3), uint8.
+        known: (height, width), bool: pixels to fit to, such as the border of a crop; all when None.
+    """
+    height, width = image.shape[:2]
+    logs = np.log(image.astype(np.float32) + OFFSET)
+    places = np.arange(height * width) if known is None else np.flatnonzero(known)
+    # An odd stride over the flattened grid spreads the samples over both axes.
+    places = places[:: (len(places) // SAMPLES) | 1]
+    samples = logs.reshape(-1, 3)[places].astype(np.float64)
+    basis = _basis(places % width / max(width - 1, 1), places // width / max(height - 1, 1))
+    weights = _near_commonest(samples)
+    for _ in range(ITERATIONS):
+        weighted = basis * weights[:, None]
+        coefficients = np.linalg.solve(weighted.T @ basis + 1e-4 * np.eye(basis.shape[1]), weighted.T @ samples)
+        residual = samples - basis @ coefficients
+        spread = np.maximum(1.4826 * np.median(np.abs(residual[weights > 0.1]), axis=0), NOISE_FLOOR)
+        distance = np.linalg.norm(residual / spread, axis=1) / np.sqrt(3)
+        weights = np.square(np.clip(1 - np.square(distance / 4.0), 0, None)) + 1e-6
+    rows, columns = np.indices((height, width)).reshape(2, -1)
+    surface = _basis(columns / max(width - 1, 1), rows / max(height - 1, 1)) @ coefficients
+    darkening, tint = _compared(image, logs, surface.reshape(height, width, 3).astype(np.float32))
+    inliers = places[weights > 0.1]
+    common = samples[weights > 0.1].mean(axis=0)
+    brightness = np.abs(darkening.ravel()[inliers])
+    tints = np.linalg.norm(tint.reshape(-1, 3)[inliers], axis=1)
+    return Difference(
+        darkening,
+        tint,
+        brightness_spread=max(1.4826 * float(np.median(brightness)), NOISE_FLOOR),
+        tint_spread=max(1.2 * float(np.median(tints)), NOISE_FLOOR),
+        chroma=float(np.linalg.norm(common - common.mean())),
+    )
+
+
+def _compared(
+    image: Image, logs: NDArray[np.float32], surface: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Brightness and tint against the surface; a clipped channel counts only where it is brighter than expected."""
+    residual = logs - surface
+    open_channels = (image < CLIPPED).astype(np.float32)
+    count = open_channels.sum(axis=2)
+    darkening = np.where(
+        count > 0, (residual * open_channels).sum(axis=2) / np.maximum(count, 1), residual.mean(axis=2)
+    )
+    tint = residual - darkening[..., None]
+    tint = np.where(open_channels > 0, tint, np.maximum(tint, 0))
+    return darkening.astype(np.float32), tint.astype(np.float32)
+
+
+def _basis(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+
+
+def _near_commonest(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weight 1 for samples near the commonest brightness and nearly none for the others."""
+    grey = samples.mean(axis=1)
+    counts, edges = np.histogram(grey, bins=40)
+    peak = int(np.argmax(np.convolve(counts, np.ones(5), mode="same")))
+    near = np.abs(grey - (edges[peak] + edges[peak + 1]) / 2) <= max(0.25, 2.5 * (edges[1] - edges[0]))
+    return near + 1e-6
+
+
+def gradient(image: Image) -> NDArray[np.float32]:
+    """Strongest step of any channel at each pixel, in log brightness a pixel: (height, width), float32."""
+    logs = np.log(image.astype(np.float32) + OFFSET)
+    return np.asarray(
+        cv2.magnitude(cv2.Scharr(logs, cv2.CV_32F, 1, 0) / 32, cv2.Scharr(logs, cv2.CV_32F, 0, 1) / 32).max(axis=2)
+    )

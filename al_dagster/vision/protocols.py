@@ -1,0 +1,116 @@
+"""What the platform asks of a model: three roles over arrays, and one image type.
+
+An image is an RGB array of shape (height, width, 3), uint8, upright.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+Image = NDArray[np.uint8]
+
+PROPOSAL = "object"
+"""The prompt, and label, of a class-agnostic proposal, to be named by the few-shot classifier."""
+
+UNKNOWN = "Unknown"
+"""The label of an object that no class of the support set is near enough to."""
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The pixels of one object, kept as the part of the image that its box covers.
+
+    Args:
+        pixels: (h, w), bool, in the frame of the crop.
+        x: column of the crop's left edge in the image, pixels.
+        y: row of the crop's top edge in the image, pixels.
+        score: how sure the segmenter is, 0–1.
+    """
+
+    pixels: NDArray[np.bool_]
+    x: int
+    y: int
+    score: float
+
+    @property
+    def area(self) -> int:
+        """Number of pixels of the object."""
+        return int(self.pixels.sum())
+
+    def full(self, width: int, height: int) -> NDArray[np.bool_]:
+        """The mask in an image of this size: (height, width), bool."""
+        canvas = np.zeros((height, width), dtype=bool)
+        canvas[self.y : self.y + self.pixels.shape[0], self.x : self.x + self.pixels.shape[1]] = self.pixels
+        return canvas
+
+
+class Model(Protocol):
+    """What every model has.
+
+    Attributes:
+        model_id: stable name of the model, such as ``opencv-proposals``.
+        revision: what changes when its weights or parameters do; part of every fingerprint.
+    """
+
+    model_id: str
+    revision: str
+
+    def load(self) -> None:
+        """Bring the weights into memory; calling it again does nothing."""
+
+    def unload(self) -> None:
+        """Free the weights; the next call loads them again."""
+
+
+class Detector(Model, Protocol):
+    """Finds objects by class name."""
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raise a UserError that lists the known classes if this detector cannot know one of the prompts."""
+
+    def detect(self, images: Sequence[Image], prompts: Sequence[str]) -> "list[sv.Detections]":
+        """Find objects in images.
+
+        Returns:
+            One ``sv.Detections`` an image: ``xyxy`` in pixels inside the image, ``class_id`` an index into
+            ``prompts``, ``confidence`` in 0–1.
+        """
+        ...
+
+
+class Segmenter(Model, Protocol):
+    """Cuts objects out by their boxes."""
+
+    def segment(self, images: Sequence[Image], boxes: Sequence[NDArray[np.floating]]) -> list[list[Mask]]:
+        """Masks of boxes.
+
+        Args:
+            images: n images.
+            boxes: for each image, (k, 4) x1, y1, x2, y2 in pixels.
+
+        Returns:
+            For each image, one mask a box, in the order of the boxes, none reaching outside its box.
+        """
+        ...
+
+
+class Embedder(Model, Protocol):
+    """Turns pictures of objects into vectors.
+
+    Attributes:
+        version_id: name of the embedding version, such as ``dinov2_base_v1``; vectors of two versions never mix.
+        dimension: length of a vector.
+    """
+
+    version_id: str
+    dimension: int
+
+    def embed(self, crops: Sequence[Image]) -> NDArray[np.float32]:
+        """Vectors of crops: (n, dimension), float32, L2 norm 1."""
+        ...

@@ -1,0 +1,17 @@
+"""Revisions of models that are code and parameters instead of weights."""
+
+import cv2
+
+from al_dagster.core.fingerprints import fingerprint
+
+REVISION_LENGTH = 8
+
+
+def code_revision(version: str, **parameters: object) -> str:
+    """8 hex characters that change with the code version, the parameters or the OpenCV release.
+
+    Args:
+        version: raised by hand when the method changes and the same parameters would give other results.
+        parameters: JSON-serialisable values that the results depend on.
+    """
+    return fingerprint(version=version, opencv=cv2.__version__, parameters=parameters)[:REVISION_LENGTH]

@@ -1,0 +1,156 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from al_dagster.core.errors import UserError
+from al_dagster.vision.fewshot import Classification, SupportSet, classify, load_support, resolve_overlaps
+from al_dagster.vision.grabcut import GrabCutSegmenter
+from al_dagster.vision.hog_color import HogColorEmbedder
+from al_dagster.vision.protocols import UNKNOWN, Mask
+
+
+def _unit(*rows):
+    array = np.array(rows, dtype=np.float32)
+    return array / np.linalg.norm(array, axis=1, keepdims=True)
+
+
+SUPPORT = SupportSet({"a": _unit([1, 0, 0], [1, 0.2, 0]), "b": _unit([0, 1, 0])})
+
+
+def test_an_object_takes_the_class_it_is_most_like():
+    labels = [result.label for result in classify(_unit([1, 0.1, 0], [0.1, 1, 0]), SUPPORT, 0.5)]
+    assert labels == ["a", "b"]
+
+
+def test_a_score_equal_to_the_threshold_is_accepted_and_one_above_is_not():
+    vector = _unit([0.9, 0.3, 0.4])
+    score = classify(vector, SUPPORT, -1.0)[0].score
+    assert classify(vector, SUPPORT, score)[0].label == "a"
+    assert classify(vector, SUPPORT, float(np.nextafter(score, 2)))[0].label == UNKNOWN
+
+
+def test_a_margin_equal_to_the_least_is_accepted_and_one_above_is_not():
+    vector = _unit([0.9, 0.5, 0])
+    margin = classify(vector, SUPPORT, -1.0)[0].margin
+    assert classify(vector, SUPPORT, -1.0, min_margin=margin)[0].label == "a"
+    assert classify(vector, SUPPORT, -1.0, min_margin=float(np.nextafter(margin, 2)))[0].label == UNKNOWN
+
+
+def test_the_score_is_the_mean_of_the_nearest_examples():
+    support = SupportSet({"a": _unit([1, 0, 0], [0, 1, 0], [0, 0, 1])})
+    vector = _unit([1, 0, 0])
+    assert [classify(vector, support, 0.0, top_k=k)[0].score for k in (1, 2, 3, 9)] == pytest.approx(
+        [1, 1 / 2, 1 / 3, 1 / 3]
+    )
+
+
+def test_what_is_nearest_to_the_background_is_unknown():
+    support = SupportSet({"a": _unit([1, 0, 0])}, background=_unit([0, 1, 0]))
+    assert [result.label for result in classify(_unit([1, 0.9, 0], [0.9, 1, 0]), support, 0.0)] == ["a", UNKNOWN]
+
+
+@given(st.floats(-1, 1), st.floats(0, 2), st.integers(1, 5), st.integers(0, 10_000))
+def test_a_stricter_threshold_only_makes_more_unknown(threshold, margin, top_k, seed):
+    rng = np.random.default_rng(seed)
+    support = SupportSet({name: _unit(*rng.normal(size=(3, 4))) for name in "abc"})
+    vectors = _unit(*rng.normal(size=(5, 4)))
+    free = classify(vectors, support, -1.0, top_k)
+    strict = classify(vectors, support, threshold, top_k, margin)
+    for before, after in zip(free, strict, strict=True):
+        assert (before.score, before.margin) == (after.score, after.margin)
+        kept = after.score >= threshold and after.margin >= margin
+        assert after.label == (before.label if kept else UNKNOWN)
+
+
+def test_vectors_of_another_dimension_are_refused():
+    with pytest.raises(ValueError, match=r"\(n, 3\), got \(1, 2\)"):
+        classify(_unit([1, 0]), SUPPORT, 0.5)
+
+
+def test_the_revision_changes_with_the_vectors_and_not_with_their_making():
+    same = SupportSet({"b": _unit([0, 1, 0]), "a": _unit([1, 0, 0], [1, 0.2, 0])})
+    other = SupportSet({"a": _unit([1, 0, 0], [1, 0.3, 0]), "b": _unit([0, 1, 0])})
+    assert same.revision == SUPPORT.revision != other.revision
+
+
+def _mask(x, y, side):
+    return Mask(np.ones((side, side), bool), x, y, 1.0)
+
+
+def test_of_two_readings_of_the_same_pixels_the_better_fitting_stays():
+    boxes = np.array([[0, 0, 20, 20], [0, 0, 40, 40], [60, 60, 80, 80]])
+    masks = [_mask(0, 0, 20), _mask(0, 0, 20), _mask(60, 60, 20)]
+    results = [Classification("a", 0.8, 0.1), Classification("b", 0.85, 0.1), Classification("a", 0.7, 0.1)]
+    chosen = resolve_overlaps(boxes, masks, results)
+    assert [result.label for result in chosen] == ["a", UNKNOWN, "a"]
+    assert chosen[1].score == 0.85
+
+
+def test_an_unknown_reading_does_not_push_a_known_one_aside():
+    results = [Classification(UNKNOWN, 0.9, 0.5), Classification("a", 0.6, 0.1)]
+    chosen = resolve_overlaps(np.array([[0, 0, 9, 9]] * 2), [_mask(0, 0, 9)] * 2, results)
+    assert [result.label for result in chosen] == [UNKNOWN, "a"]
+
+
+def test_no_proposals_need_no_choice():
+    assert resolve_overlaps(np.empty((0, 4)), [], []) == []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, (name, color) in enumerate({"disc": (40, 180, 200), "bar": (200, 200, 190)}.items()):
+        (tmp_path / name).mkdir()
+        picture = np.full((80, 80, 3), (60, 90, 120 + number), np.uint8)
+        if name == "disc":
+            cv2.circle(picture, (40, 40), 28, color, -1)
+        else:
+            cv2.rectangle(picture, (10, 34), (70, 48), color, -1)
+        cv2.imwrite(str(tmp_path / name / "1.png"), picture)
+    return tmp_path
+
+
+def _load(folder, read_rgb, classes=("bar", "disc")):
+    return load_support(folder, classes, HogColorEmbedder(), read_rgb, segmenter=GrabCutSegmenter())
+
+
+def test_a_support_set_is_read_from_a_folder_a_class(folder, read_rgb):
+    support = _load(folder, read_rgb, ("screw", "bar", "disc"))
+    assert support.classes == ("bar", "disc")
+    assert support.background is None
+    assert _load(folder, read_rgb, ("screw", "bar", "disc")).revision == support.revision
+
+
+def test_a_background_folder_is_no_class(folder, read_rgb):
+    (folder / "_background").mkdir()
+    cv2.imwrite(str(folder / "_background" / "1.png"), np.full((40, 40, 3), 90, np.uint8))
+    support = _load(folder, read_rgb)
+    assert support.classes == ("bar", "disc")
+    assert support.background is not None
+
+
+def test_an_unreadable_picture_is_passed_over_if_others_remain(folder, read_rgb):
+    (folder / "bar" / "broken.jpg").write_text("no picture")
+    assert len(_load(folder, read_rgb).vectors["bar"]) == 1
+
+
+def test_a_missing_folder_is_named(tmp_path, read_rgb):
+    with pytest.raises(UserError, match=r"nowhere.*no such folder"):
+        _load(tmp_path / "nowhere", read_rgb)
+
+
+def test_a_folder_that_is_no_class_is_named(folder, read_rgb):
+    with pytest.raises(UserError, match=r"'disc' is not among the project's classes \(bar\)"):
+        _load(folder, read_rgb, ("bar",))
+
+
+def test_a_folder_without_a_class_folder_is_refused(tmp_path, read_rgb):
+    with pytest.raises(UserError, match=r"no folder named like a class \(bar, disc\)"):
+        _load(tmp_path, read_rgb)
+
+
+def test_a_class_folder_without_a_readable_picture_is_refused_with_the_reason(folder, read_rgb):
+    (folder / "bar" / "1.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"bar.*no readable picture.*1\.png"):
+        _load(folder, read_rgb)

@@ -1,0 +1,62 @@
+import cv2
+import numpy as np
+import pytest
+
+from al_dagster.vision.crops import crop_object
+from al_dagster.vision.hog_color import HogColorEmbedder
+from al_dagster.vision.protocols import Mask
+
+
+def _drawn(corners, angle, color=(180, 170, 160), aspect=1.0):
+    """A crop of a regular polygon, or an ellipse where corners is 0, turned by an angle in degrees."""
+    pixels = np.zeros((160, 160), np.uint8)
+    if corners:
+        turns = np.arange(corners) * 2 * np.pi / corners
+        points = np.stack([np.cos(turns) * 60, np.sin(turns) * 60 * aspect], axis=1)
+    else:
+        turns = np.linspace(0, 2 * np.pi, 90)
+        points = np.stack([np.cos(turns) * 60, np.sin(turns) * 60 * aspect], axis=1)
+    tilt = np.radians(angle)
+    rotation = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
+    cv2.fillPoly(pixels, [np.round(points @ rotation + 80).astype(np.int32)], 1)
+    image = np.full((160, 160, 3), color, np.uint8)
+    return crop_object(image, np.array([0, 0, 160, 160]), Mask(pixels.astype(bool), 0, 0, 1.0))
+
+
+def test_vectors_have_length_one_and_the_promised_shape():
+    embedder = HogColorEmbedder()
+    crops = [np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8) for side in (1, 2, 7, 300)]
+    vectors = embedder.embed(crops)
+    assert vectors.shape == (4, embedder.dimension)
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.isfinite(vectors).all()
+
+
+def test_no_crops_give_no_vectors():
+    embedder = HogColorEmbedder()
+    assert embedder.embed([]).shape == (0, embedder.dimension)
+
+
+@pytest.mark.parametrize("angle", [17, 45, 90, 133])
+def test_a_turned_bar_is_more_like_itself_than_like_another_shape(angle):
+    bar, turned, disc = HogColorEmbedder().embed([_drawn(4, 0, aspect=0.3), _drawn(4, angle, aspect=0.3), _drawn(0, 0)])
+    assert bar @ turned > 0.9
+    assert bar @ turned > bar @ disc + 0.2
+
+
+def test_a_hexagon_is_told_from_a_disc_at_any_angle():
+    six, turned, disc = HogColorEmbedder().embed([_drawn(6, 0), _drawn(6, 25), _drawn(0, 0)])
+    assert six @ turned > six @ disc
+
+
+def test_another_colour_is_less_alike():
+    grey, same, gold = HogColorEmbedder().embed([_drawn(6, 0), _drawn(6, 0), _drawn(6, 0, (200, 150, 20))])
+    assert grey @ same > grey @ gold
+
+
+def test_the_same_crop_gives_the_same_vector_in_any_batch():
+    embedder = HogColorEmbedder()
+    alone = embedder.embed([_drawn(6, 10)])
+    together = embedder.embed([_drawn(0, 0), _drawn(6, 10)])
+    assert np.array_equal(alone[0], together[1])
