@@ -86,6 +86,9 @@ _METALS = {
     "brass": _Metal((0.84, 0.66, 0.31), gloss=0.9, matt=0.45, grime=0.08),
     "black": _Metal((0.17, 0.17, 0.18), gloss=0.75, matt=0.55, grime=0.12),
 }
+FINISHES = tuple(_METALS)
+"""Steel, zinc, brass and black oxide."""
+
 _SHARES = {  # of steel, zinc, brass, black
     "nut": (0.48, 0.30, 0.12, 0.10),
     "bolt": (0.45, 0.30, 0.10, 0.15),
@@ -94,7 +97,7 @@ _SHARES = {  # of steel, zinc, brass, black
 }
 
 
-def draw_part(label: str, light: Light, rng: np.random.Generator) -> Sprite:
+def draw_part(label: str, light: Light, rng: np.random.Generator, finish: str | None = None) -> Sprite:
     """Draw one part of a class at a random angle, size (±20 %), proportion and metal.
 
     Args:
@@ -110,7 +113,8 @@ def draw_part(label: str, light: Light, rng: np.random.Generator) -> Sprite:
     along = x * np.float32(np.cos(turn)) + y * np.float32(np.sin(turn))
     across = y * np.float32(np.cos(turn)) - x * np.float32(np.sin(turn))
     form = _FORMS[label](np.float32(1 / size) * along, np.float32(1 / size) * across, rng)
-    metal = _METALS[str(rng.choice(list(_METALS), p=_SHARES[label]))]
+    drawn = str(rng.choice(FINISHES, p=_SHARES[label]))
+    metal = _METALS[finish or drawn]
     color = _lit(form, metal, light, size, rng)
     alpha = np.clip(0.5 - form.outside * np.float32(size * FINER), 0, 1)
     color = _averaged(color * alpha[..., None])

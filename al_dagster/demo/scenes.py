@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from al_dagster.demo.camera import HEIGHT, WIDTH, Placed, draw_light, photograph
 from al_dagster.demo.files import write_if_changed
-from al_dagster.demo.parts import CLASSES, Light, Sprite, draw_part
+from al_dagster.demo.parts import CLASSES, FINISHES, Light, Sprite, draw_part
 from al_dagster.vision.protocols import Image
 
 JPEG_QUALITY = 90
@@ -25,6 +25,7 @@ _SCENES, _SUPPORT = 0, 1  # streams of random numbers: no example picture comes 
 _EDGE = 5  # pixels between a part and the picture's edge
 _GAP = 5  # pixels between parts that stand alone
 _LEAST_VISIBLE = 0.75
+_LOOKS = 400  # crops of an empty table among which the background picture is chosen
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,9 @@ def write_scenes(folder: Path, count: int, seed: int = 0, *, truth_path: Path) -
 def write_support(folder: Path, shots: int = 5, seed: int = 0) -> list[Path]:
     """Write example pictures: a folder a class, and ``_background`` with pictures that hold no part.
 
-    Each example is cut, with a margin of 10–15 % of table, from a table of its own on which one part lies. No
-    table of the scenes of ``write_scenes`` is used. Files with the same content are left untouched.
+    Each example is cut, with a margin of 10–15 % of table, from a table of its own on which one part lies, and the
+    examples of a class go through the finishes in turn, as a person would choose them. No table of the scenes of
+    ``write_scenes`` is used. Files with the same content are left untouched.
 
     Args:
         folder: where the class folders go.
@@ -125,16 +127,16 @@ def write_support(folder: Path, shots: int = 5, seed: int = 0) -> list[Path]:
     for shot in range(shots):
         for number, label in enumerate((*CLASSES, BACKGROUND)):
             rng = np.random.default_rng([seed, _SUPPORT, number, shot])
-            crop = _background(rng) if label == BACKGROUND else _example(label, rng)
+            crop = _background(rng) if label == BACKGROUND else _example(label, FINISHES[shot % len(FINISHES)], rng)
             path = folder / label / f"{label.strip('_')}_{shot + 1}.jpg"
             write_if_changed(path, _jpeg(crop))
             files.append(path)
     return sorted(files)
 
 
-def _example(label: str, rng: np.random.Generator) -> Image:
+def _example(label: str, finish: str, rng: np.random.Generator) -> Image:
     light = draw_light(rng)
-    sprite = draw_part(label, light, rng)
+    sprite = draw_part(label, light, rng, finish)
     height, width = sprite.alpha.shape
     x, y = int(rng.integers(40, WIDTH - width - 40)), int(rng.integers(40, HEIGHT - height - 40))
     placed = [Placed(sprite, x, y, 0)]
@@ -145,11 +147,18 @@ def _example(label: str, rng: np.random.Generator) -> Image:
 
 
 def _background(rng: np.random.Generator) -> Image:
+    """Something on a table that is no part, such as a scrap of paper or a stroke, in the middle of the picture."""
     image = photograph([], draw_light(rng), rng)
-    size = int(rng.integers(60, 130))
-    corners = rng.integers(0, (WIDTH - size, HEIGHT - size), (int(rng.integers(1, 12)), 2))
-    crops = [image[y : y + size, x : x + size] for x, y in corners]
-    return max(crops, key=lambda crop: float(crop.std()))  # the busiest, so that some show strokes, stains or paper
+    lightness = image.astype(np.float32).mean(axis=2)
+    found: list[tuple[float, Image]] = []
+    for _ in range(_LOOKS):
+        size = int(rng.integers(50, 130))
+        x, y = (int(value) for value in rng.integers(0, (WIDTH - size, HEIGHT - size)))
+        crop, rim = lightness[y : y + size, x : x + size], size // 8
+        inner = crop[rim:-rim, rim:-rim]
+        edge = np.concatenate([crop[:rim].ravel(), crop[-rim:].ravel(), crop[:, :rim].ravel(), crop[:, -rim:].ravel()])
+        found.append((float(inner.std() - 2 * edge.std()), image[y : y + size, x : x + size]))
+    return max(found, key=lambda pair: pair[0])[1]
 
 
 def _arrange(labels: list[str], light: Light, rng: np.random.Generator) -> list[Placed]:
@@ -158,8 +167,8 @@ def _arrange(labels: list[str], light: Light, rng: np.random.Generator) -> list[
     placed: list[Placed] = []
     pushes: list[float] = []
     if len(labels) > 1:
-        pushes = [0.0] * int(rng.integers(1, 3))  # parts pushed until they touch, the last one perhaps onto another
-        pushes += [float(rng.uniform(0.06, 0.22))] if rng.random() < 0.6 else []
+        pushes = [0.0]  # one part pushed until it touches another, and in every third scene one onto another
+        pushes += [float(rng.uniform(0.06, 0.22))] if rng.random() < 0.35 else []
     for number, label in enumerate(labels):
         sprite = draw_part(label, light, rng)
         push = number - (len(labels) - len(pushes))
