@@ -1,0 +1,138 @@
+"""``al status``, ``search`` and ``sync``."""
+
+from typing import Annotated, Any
+
+import typer
+
+from al_dagster.cli.output import Json, print_facts, print_json, print_table, progress_bars, say
+
+SHOWN = 20
+
+Project = Annotated[str | None, typer.Option("--project", "-p", help="Only objects of this project.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(status)
+    app.command()(search)
+    app.command()(sync)
+
+
+def status(as_json: Json = False) -> None:
+    """Show what there is: projects, unfinished batches, quarantined files with reasons, datasets, the outbox."""
+    from al_dagster.cli.stores import has_registry, standing_registry
+    from al_dagster.core.settings import load_settings
+
+    settings = load_settings()
+    found: dict[str, Any] = {"projects": [], "unfinished": [], "quarantined": [], "datasets": []}
+    found["outbox"] = dict.fromkeys(("pending", "synced", "failed"), 0)
+    if has_registry(settings):
+        from al_dagster.registry.batches import unfinished_batches
+        from al_dagster.registry.status import read_status
+
+        with standing_registry(settings) as registry:
+            found = {**read_status(registry), "unfinished": unfinished_batches(registry)}
+    if as_json:
+        print_json(found)
+    else:
+        _show(str(settings.home.absolute()), found)
+
+
+def _show(home: str, found: dict[str, Any]) -> None:
+    if not found["projects"]:
+        say(f"{home}: no projects yet; `al ingest FOLDER --project NAME --classes person,face` makes one")
+        return
+    for row in found["projects"]:
+        facts = {
+            "files": _counts(row, "files", "quarantined", "duplicates"),
+            "batches": _counts(row, "batches", "unfinished"),
+            "objects": _counts(row, "objects", "validated", "conflicts"),
+        }
+        print_facts(row["project"], facts)
+    if found["unfinished"]:
+        say("")
+        say("Unfinished batches; the `al ingest` that began them, or --again, goes on with them:")
+        _list([f"  {key}" for key in found["unfinished"]])
+    if found["quarantined"]:
+        say("")
+        say("Quarantined files:")
+        _list([f"  {row['project']}  {row['file']!s}: {row['reason']}" for row in found["quarantined"]])
+    if found["datasets"]:
+        say("")
+        columns = {"dataset": "dataset", "version": "version", "project": "project", "objects": "objects"}
+        print_table("Datasets", found["datasets"], {**columns, "exported": "exported to"}, wide=["exported"])
+    outbox = found["outbox"]
+    say(f"Vector store: {outbox['synced']} changes synced, {outbox['pending']} pending, {outbox['failed']} failed")
+    if outbox["failed"]:
+        say("`al sync --reconcile` tries the failed ones again.")
+    elif outbox["pending"]:
+        say("`al sync` pushes the pending ones.")
+
+
+def _counts(row: dict[str, Any], first: str, *others: str) -> str:
+    rest = ", ".join(f"{row[name]} {name}" for name in others if row[name])
+    return f"{row[first]}" + (f", {rest}" if rest else "")
+
+
+def _list(lines: list[str]) -> None:
+    for line in lines[:SHOWN]:
+        say(line)
+    if len(lines) > SHOWN:
+        say(f"  … and {len(lines) - SHOWN} more; `al status --json` lists all")
+
+
+def search(
+    like: Annotated[str, typer.Argument(help="An object id, or the path of an image that shows one object.")],
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many to find.")] = 10,
+    category: Annotated[str | None, typer.Option(help="Only objects of this category.")] = None,
+    project: Project = None,
+    min_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only objects at least so sure.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the objects that look most like an object or a picture."""
+    from al_dagster.cli.stores import check_conditions, standing_registry
+    from al_dagster.core.settings import load_settings
+
+    settings = load_settings()
+    with standing_registry(settings) as registry:
+        check_conditions(registry, project=project, category=category)
+    with progress_bars(not as_json, title="searching"):
+        from al_dagster.labelling.search import search_like
+
+        hits = search_like(
+            settings, like, top_k=top_k, category=category, project=project, min_confidence=min_confidence
+        )
+    if as_json:
+        print_json(hits)
+        return
+    columns = {"similarity": "like", "object_id": "object", "category": "category", "confidence": "conf"}
+    columns |= {"project_id": "project", "file_path": "file"}
+    print_table(f"Most like {like}", hits, columns, wide=["file_path"])
+
+
+def sync(
+    reconcile: Annotated[
+        bool, typer.Option("--reconcile", help="Compare registry and vector store both ways and repair.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Push what waits in the outbox to the vector store."""
+    from al_dagster.cli.stores import standing_registry
+    from al_dagster.core.settings import load_settings
+
+    settings = load_settings()
+    with standing_registry(settings):
+        pass
+    with progress_bars(not as_json, title="reconciling" if reconcile else "syncing"):
+        if reconcile:
+            from al_dagster.runs import execute
+
+            figures = execute("reconcile_vectors").output_for_node("reconcile_vector_store")
+        else:
+            from al_dagster.labelling.index import sync_all
+
+            figures = sync_all(settings)
+    if as_json:
+        print_json(figures)
+    else:
+        say(", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items()))

@@ -1,0 +1,202 @@
+"""``al objects``: list, show, validate, edit and delete objects."""
+
+import getpass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from al_dagster.cli.output import Json, print_facts, print_json, print_table, say
+from al_dagster.cli.stores import check_conditions, standing_registry
+from al_dagster.core.errors import UserError
+
+
+def _whoami() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
+
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="An object id, such as obj_4f2kq7x3n5ab.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="Object ids, such as obj_4f2kq7x3n5ab.")]
+By = Annotated[
+    str,
+    typer.Option("--by", help="Who says so; the user's name if left out.", default_factory=_whoami, show_default=False),
+]
+
+commands = typer.Typer(help="List, show, validate, edit and delete objects.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(commands, name="objects")
+
+
+@commands.command("list")
+def list_(
+    project: Annotated[str | None, typer.Option("--project", "-p", help="Only of this project.")] = None,
+    category: Annotated[str | None, typer.Option(help="Only of this category.")] = None,
+    min_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only at least so sure.")] = None,
+    validated: Annotated[
+        bool | None, typer.Option("--validated/--not-validated", help="Only validated ones, or only others.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Only of this source: src_…")] = None,
+    conflicts: Annotated[
+        bool, typer.Option("--conflicts", help="List instead the new labels that contradict what a person decided.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List the active objects, oldest first."""
+    from al_dagster.core.settings import load_settings
+
+    conditions: dict[str, Any] = {"category": category, "min_confidence": min_confidence, "is_validated": validated}
+    conditions["source_id"] = source
+    if conflicts and any(value is not None for value in conditions.values()):
+        raise UserError("--conflicts goes with --project and --limit only")
+    with standing_registry(load_settings()) as registry:
+        check_conditions(registry, project=project, category=category)
+        if conflicts:
+            from al_dagster.registry.review import list_conflicts
+
+            found = list_conflicts(registry, project=project)
+            rows, total = found[:limit], len(found)
+        else:
+            rows, total = _listed(registry, {**conditions, "project": project}, limit)
+    if as_json:
+        print_json(rows)
+        return
+    if conflicts:
+        columns = {"object_id": "object", "object_category": "is", "category": "labelled", "confidence": "conf"}
+        print_table("Conflicts", rows, {**columns, "iou": "IoU", "batch_key": "batch"}, wide=["batch_key"])
+    else:
+        columns = {"object_id": "object", "category": "category", "confidence": "conf", "is_validated": "valid"}
+        columns |= {"project_id": "project", "file_name": "file"}
+        print_table("Objects", rows, columns, wide=["file_name"])
+    if total > len(rows):
+        say(f"{len(rows)} of {total}; --limit shows more")
+
+
+def _listed(registry: Any, conditions: dict[str, Any], limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Objects with the name of their file, and how many there are in all."""
+    from al_dagster.registry.objects import count_objects, list_objects
+    from al_dagster.registry.sources import get_source
+
+    rows = list_objects(registry, **conditions, limit=limit)
+    names = {key: get_source(registry, key)["file_name"] for key in {row["source_id"] for row in rows}}
+    return [{**row, "file_name": names[row["source_id"]]} for row in rows], count_objects(registry, **conditions)
+
+
+@commands.command()
+def show(
+    object_id: Id,
+    mask: Annotated[Path | None, typer.Option(help="Also write its mask to this PNG file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show everything the registry knows of an object."""
+    from al_dagster.core.settings import load_settings
+    from al_dagster.registry.objects import get_object
+    from al_dagster.registry.sources import get_source
+
+    settings = load_settings()
+    with standing_registry(settings) as registry:
+        found = get_object(registry, object_id)
+        found["file_path"] = get_source(registry, found["source_id"])["file_path"]
+    if mask is not None:
+        _write_mask(settings.masks_dir, found, mask)
+    if as_json:
+        print_json(found)
+        return
+    print_facts(object_id, {name.replace("_", " "): value for name, value in found.items() if name != "polygon"})
+
+
+@commands.command()
+def validate(ids: Ids, by: By, as_json: Json = False) -> None:
+    """Say that objects are right as they are; labelling again leaves them so."""
+    from al_dagster.core.settings import load_settings
+    from al_dagster.registry.review import validate_objects
+
+    with standing_registry(load_settings()) as registry:
+        validate_objects(registry, ids, _named(by))
+    _say("validated", ids, as_json)
+
+
+@commands.command()
+def edit(
+    object_id: Id,
+    by: By,
+    category: Annotated[str | None, typer.Option(help="The right category.")] = None,
+    box: Annotated[str | None, typer.Option(help="The right box: x,y,w,h in pixels.")] = None,
+    occluded: Annotated[bool | None, typer.Option(help="Partly hidden by another object.")] = None,
+    truncated: Annotated[bool | None, typer.Option(help="Cut by the edge of the image.")] = None,
+    difficult: Annotated[bool | None, typer.Option(help="Hard to recognise.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Correct an object; labelling again leaves it as you left it."""
+    from al_dagster.core.settings import load_settings
+    from al_dagster.registry.review import edit_object
+
+    with standing_registry(load_settings()) as registry:
+        edit_object(
+            registry,
+            object_id,
+            _named(by),
+            category=category,
+            bbox=_box(box),
+            is_occluded=occluded,
+            is_truncated=truncated,
+            is_difficult=difficult,
+        )
+    _say("edited", [object_id], as_json)
+
+
+@commands.command()
+def delete(ids: Ids, by: By, as_json: Json = False) -> None:
+    """Say that objects are not there; labelling again does not bring them back."""
+    from al_dagster.core.settings import load_settings
+    from al_dagster.registry.objects import get_object
+    from al_dagster.registry.review import delete_object
+
+    person = _named(by)
+    ids = list(dict.fromkeys(ids))
+    with standing_registry(load_settings()) as registry:
+        for object_id in ids:
+            state = get_object(registry, object_id)["state"]
+            if state != "active":
+                raise UserError(f"object {object_id} is {state} already; nothing was deleted")
+        for object_id in ids:
+            delete_object(registry, object_id, person)
+    _say("deleted", ids, as_json)
+
+
+def _named(by: str) -> str:
+    if not by.strip():
+        raise UserError("a change needs the name of the person who makes it: give --by NAME")
+    return by
+
+
+def _box(text: str | None) -> tuple[float, float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        x, y, w, h = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"--box {text}: expected four numbers x,y,w,h in pixels, such as 10,20,64,48") from None
+    return x, y, w, h
+
+
+def _write_mask(masks_dir: Path, found: dict[str, Any], target: Path) -> None:
+    if not found["mask_path"]:
+        raise UserError(f"{found['object_id']} has no mask")
+    try:
+        target.write_bytes((masks_dir / found["mask_path"]).read_bytes())
+    except OSError as error:
+        raise UserError(f"the mask cannot be copied: {error.filename}: {error.strerror}") from None
+
+
+def _say(what: str, ids: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json({what: ids})
+    else:
+        say(f"{what}: {', '.join(ids)}")

@@ -1,0 +1,140 @@
+"""What the command prints: tables for people, JSON for programs, progress bars while one waits."""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from al_dagster.cli.interrupts import interrupted
+from al_dagster.core.progress import listening
+
+console = Console()
+errors = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def one_line(text: str) -> str:
+    """A text in one line, also where it quotes a file whose name holds line breaks."""
+    return text.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def say(text: str) -> None:
+    """Print a line as it is, not folded, whatever characters are in it."""
+    console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON; dates become ISO text, and what JSON does not know becomes text."""
+    typer.echo(json.dumps(value, indent=2, default=_plain, ensure_ascii=False))
+
+
+def print_table(
+    title: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, wide: Collection[str] = ()
+) -> None:
+    """Print rows as a table, or that there are none.
+
+    Args:
+        title: what the rows are.
+        rows: their values by key.
+        columns: the keys that are shown, with their headers.
+        wide: the columns that are folded where the terminal is too narrow; no other is.
+    """
+    if not rows:
+        say(f"{title}: none")
+        return
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for key, header in columns.items():
+        values = [row[key] for row in rows if row.get(key) is not None]
+        numeric = bool(values) and all(isinstance(value, (int, float)) for value in values)
+        table.add_column(
+            header, justify="right" if numeric else "left", overflow="fold", no_wrap=key not in wide, min_width=4
+        )
+    for row in rows:
+        table.add_row(*(escape(_cell(row.get(key))) for key in columns))
+    console.print(table, highlight=False)
+
+
+def print_facts(title: str, facts: Mapping[str, object]) -> None:
+    """Print a heading and under it names with their values; None is left out."""
+    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    shown = {
+        name: f"{round(value, 3):g}" if isinstance(value, float) else _cell(value)
+        for name, value in facts.items()
+        if value is not None
+    }
+    width = max(map(len, shown), default=0)
+    for name, value in shown.items():
+        say(f"  {name:<{width}}  {value}")
+
+
+@contextmanager
+def progress_bars(enabled: bool = True, *, title: str = "") -> Iterator[None]:
+    """Show on a terminal that a command is at work, and a bar for each step that reports how far it has come.
+
+    The bars are on standard error and vanish at the end. Ctrl-C stops a step when it reports.
+
+    Args:
+        enabled: whether anything is shown.
+        title: what the command is doing.
+    """
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+    tasks: dict[str, TaskID] = {}
+    with _own_console() as shown_on:
+        progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]}", justify="right"),
+            TimeElapsedColumn(),
+            console=shown_on,
+            disable=not (enabled and shown_on.is_terminal),
+            transient=True,
+        )
+
+        def listener(step: str, done: int, total: int) -> None:
+            if interrupted():
+                raise KeyboardInterrupt
+            if step not in tasks:
+                tasks[step] = progress.add_task(escape(step), total=total, count="")
+            progress.update(tasks[step], completed=done, total=total, count=f"{done}/{total}")
+
+        with progress, listening(listener):
+            whole = progress.add_task(f"[bold]{escape(title)}[/bold]", total=None, count="")
+            yield
+            progress.update(whole, total=1, completed=1)
+
+
+@contextmanager
+def _own_console() -> Iterator[Console]:
+    """Standard error as it is now: Dagster sends what a run writes there into the run's own log."""
+    try:
+        descriptor = os.dup(sys.stderr.fileno())
+    except (io.UnsupportedOperation, AttributeError, ValueError):
+        yield errors
+        return
+    with os.fdopen(descriptor, "w", encoding=sys.stderr.encoding, errors="replace") as stream:
+        yield Console(file=stream)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,89 @@
+"""Dagster runs that a command executes in its own process; they are in the UI like any other."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterEvent
+from dagster_shared.error import SerializableErrorInfo
+
+from al_dagster.core.errors import UserError
+from al_dagster.core.settings import load_settings
+from al_dagster.resources.instance import open_instance, owned_run
+
+
+class RunFailedError(Exception):
+    """A run failed for a reason that is not the user's."""
+
+
+def execute(
+    job: str,
+    *,
+    partition: str | None = None,
+    partitions: dg.DynamicPartitionsDefinition | None = None,
+) -> dg.ExecuteInProcessResult:
+    """Execute a job of the code location in this process.
+
+    Args:
+        job: its name.
+        partition: key of the partition to materialize.
+        partitions: the partitions definition, to which a new key is added.
+
+    Raises:
+        UserError: the run failed for a reason that the user can put right; says what the asset said.
+        RunFailedError: it failed for another reason; names the run.
+    """
+    with open_instance(load_settings()) as instance:
+        from al_dagster.definitions import defs
+
+        if partition is not None and partitions is not None:
+            instance.add_dynamic_partitions(str(partitions.name), [partition])
+        run_id = str(uuid.uuid4())
+        with owned_run(instance, run_id):
+            result = defs.resolve_job_def(job).execute_in_process(
+                instance=instance,
+                partition_key=partition,
+                raise_on_error=False,
+                run_id=run_id,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+        if not result.success:
+            raise _failure(result, run_id)
+        return result
+
+
+def step_seconds(result: dg.ExecuteInProcessResult) -> dict[str, float]:
+    """Seconds that each asset took in a run."""
+    return {
+        event.step_key: round(event.step_success_data.duration_ms / 1000, 2)
+        for event in result.all_events
+        if event.is_step_success and event.step_key
+    }
+
+
+def asset_metadata(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str, Any]:
+    """The metadata values of an asset's materialization in a run."""
+    (materialization,) = result.asset_materializations_for_node(asset)
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def _failure(result: dg.ExecuteInProcessResult, run_id: str) -> Exception:
+    failures = [event for event in result.all_events if event.is_step_failure]
+    for event in failures:
+        message = _user_error(event)
+        if message:
+            return UserError(message)
+    where = failures[0].step_key if failures else "the run"
+    error = failures[0].step_failure_data.error if failures else None
+    reason = (error.cause or error).message.strip().splitlines()[-1] if error else "see its log"
+    return RunFailedError(f"{where} failed: {reason} (run {run_id}; `al ui` shows its log)")
+
+
+def _user_error(event: DagsterEvent) -> str | None:
+    error: SerializableErrorInfo | None = event.step_failure_data.error
+    while error is not None:
+        if error.cls_name in ("UserError", "UnreadableFileError"):
+            return error.message.partition(": ")[2].strip() or error.message.strip()
+        error = error.cause
+    return None

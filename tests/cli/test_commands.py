@@ -1,0 +1,320 @@
+"""The commands from end to end, as a person or a program calls them."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "lineage", "doctor", "ui")
+GROUPS = {"objects": ("list", "show", "validate", "edit", "delete"), "dataset": ("create", "list", "build", "export")}
+AL = Path(sys.executable).with_name("al")
+
+
+def test_the_help_names_every_command(here: Callable) -> None:
+    said = here("--help")
+    assert said.status == 0
+    assert all(name in said.out for name in (*COMMANDS, *GROUPS))
+    for group, names in GROUPS.items():
+        assert all(name in here(group, "--help").out for name in names)
+
+
+def test_every_command_explains_itself(here: Callable) -> None:
+    calls = [(name,) for name in COMMANDS] + [(group, name) for group, names in GROUPS.items() for name in names]
+    for call in calls:
+        said = here(*call, "--help")
+        assert said.status == 0
+        assert "Usage: al " + " ".join(call) in said.out
+
+
+def test_a_group_called_alone_shows_its_help(here: Callable) -> None:
+    assert "validate" in here("objects").out
+
+
+def test_the_version_is_that_of_the_package(here: Callable) -> None:
+    from importlib.metadata import version
+
+    assert here("--version").out == f"al {version('al_dagster')}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"]])
+def test_help_and_status_load_nothing_heavy(arguments: list[str], place: Any) -> None:
+    code = (
+        "import sys, json\nfrom al_dagster.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'dagster', 'chromadb', 'mlflow', 'supervision', 'cv2', 'pandas', 'pyarrow', 'torch', 'ultralytics'}\n"
+        "print(json.dumps(sorted(heavy & set(sys.modules))), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=place.environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "[]\n"
+
+
+def test_ingest_says_what_came_of_each_batch_and_nothing_else_on_standard_output(place: Any) -> None:
+    (batch,) = place.ingested
+    assert batch["batch"].startswith("shapes--")
+    assert (batch["files"], batch["quarantined"], batch["duplicates"]) == (5, 1, 0)
+    assert batch["images_computed"] == 4
+    assert batch["objects"] == 8
+    assert batch["run_id"]
+
+
+def test_the_same_ingest_again_says_that_nothing_is_new(here: Callable, place: Any) -> None:
+    said = here("ingest", place.images, "-p", "shapes", home=place.home)
+    assert (said.status, said.out) == (0, f"{place.images}: nothing new; every file is labelled already\n")
+    assert here("ingest", place.images / "0.bmp", "-p", "shapes", "--json", home=place.home).json == []
+
+
+def test_a_file_name_with_line_breaks_stays_in_its_line(here: Callable, tmp_path: Path) -> None:
+    said = here("ingest", tmp_path / "two\nlines.png", "-p", "x", "-c", "person")
+    assert (said.status, said.err.count("\n")) == (2, 1)
+
+
+@dataclass(frozen=True)
+class Story:
+    """A copy of the project: an ingest of one more image was interrupted, then all was labelled for discs only.
+
+    By the examples of discs alone, a square is most like a disc.
+    """
+
+    home: Path
+    interrupted: tuple[int, str, str]
+    again: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def story(al: Callable, draw_shapes: Callable, place: Any, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    root = tmp_path_factory.mktemp("story")
+    home, images, discs = root / "home", root / "images", root / "examples"
+    shutil.copytree(place.home, home)
+    shutil.copytree(place.support / "disc", discs / "disc")
+    draw_shapes(images / "9.bmp", 9)
+    call = ["ingest", images, "-p", "shapes", "-c", "disc", "--support", discs, "--json"]
+    process = subprocess.Popen(
+        [AL, *map(str, call)],
+        env={**place.environment, "AL_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and len(list(home.glob("lake/sources/*.parquet"))) < 2:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    return Story(home, (process.returncode, out, err), al(home, *call, "--again").json)
+
+
+def test_an_interrupted_ingest_exits_130_with_one_line(story: Story) -> None:
+    status, out, err = story.interrupted
+    assert (status, out) == (130, "")
+    assert err == "al: interrupted; the same command again goes on where this one stopped\n"
+
+
+def test_again_finishes_what_was_interrupted_and_applies_new_classes_to_all_files(here: Callable, story: Story) -> None:
+    assert [(row["files"], row["objects"]) for row in story.again] == [(5, 8), (1, 2)]
+    status = here("status", "--json", home=story.home).json
+    assert status["unfinished"] == []
+    assert [(row["files"], row["objects"]) for row in status["projects"]] == [(6, 10)]
+    rows = here("objects", "list", "--json", home=story.home).json
+    assert {row["category"] for row in rows} == {"disc"}
+
+
+def test_new_classes_for_labelled_files_say_how_to_apply_them(here: Callable, story: Story, place: Any) -> None:
+    call = ["ingest", place.images, "-p", "shapes", "-c", "disc,person"]
+    said = here(*call, home=story.home)
+    assert said.status == 0
+    assert "nothing new" in said.out
+    assert "`al ingest --project shapes --again`" in said.out
+    assert "--again" not in here(*call, home=story.home).out
+
+
+def test_status_says_why_files_were_quarantined(here: Callable, place: Any) -> None:
+    said = here("status", "--json", home=place.home).json
+    (project,) = said["projects"]
+    assert (project["project"], project["files"], project["quarantined"], project["objects"]) == ("shapes", 5, 1, 8)
+    assert [row["file"] for row in said["quarantined"]] == [str(place.images / "text.jpg")]
+    assert said["outbox"] == {"pending": 0, "synced": 8, "failed": 0}
+    text = here("status", home=place.home).out
+    assert f"{place.images / 'text.jpg'}: {said['quarantined'][0]['reason']}" in text
+
+
+def test_status_before_anything_says_how_to_begin_and_makes_nothing(here: Callable, tmp_path: Path) -> None:
+    said = here("status")
+    assert said.status == 0
+    assert "al ingest" in said.out
+    assert not (tmp_path / "home").exists()
+    assert here("status", "--json").json["projects"] == []
+
+
+def test_objects_are_listed_within_80_columns_with_their_ids_whole(here: Callable, place: Any) -> None:
+    rows = here("objects", "list", "-p", "shapes", "--category", "disc", "--json", home=place.home).json
+    assert len(rows) == 4
+    assert {row["category"] for row in rows} == {"disc"}
+    said = here("objects", "list", "--limit", "3", home=place.home)
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert "3 of 8" in said.out
+    listed = here("objects", "list", "--limit", "3", "--json", home=place.home).json
+    assert all(row["object_id"] in said.out for row in listed)
+
+
+def test_an_object_is_shown_with_its_mask(here: Callable, place: Any, tmp_path: Path) -> None:
+    found = here("objects", "list", "--category", "square", "--json", home=place.home).json[0]
+    said = here("objects", "show", found["object_id"], "--mask", tmp_path / "mask.png", "--json", home=place.home)
+    assert said.json["file_path"].startswith(str(place.images))
+    assert np.asarray(Pillow.open(tmp_path / "mask.png")).sum() == said.json["area"]
+    assert found["object_id"] in here("objects", "show", found["object_id"], home=place.home).out
+
+
+def test_reviewing_objects_is_kept_with_who_said_so(here: Callable, story: Story) -> None:
+    home = story.home
+    ids = [row["object_id"] for row in here("objects", "list", "--json", home=home).json]
+    call = ["objects", "validate", *ids[:2], "--by", "ada", "--json"]
+    assert here(*call, home=home).json == {"validated": ids[:2]}
+    assert here("objects", "edit", ids[2], "--box", "1,2,30,20", "--difficult", "--by", "bob", home=home).status == 0
+    assert here("objects", "delete", ids[3], "--by", "ada", home=home).out == f"deleted: {ids[3]}\n"
+    shown = {key: here("objects", "show", key, "--json", home=home).json for key in ids}
+    assert [shown[key]["validated_by"] for key in ids[:2]] == ["ada", "ada"]
+    assert [shown[ids[2]][name] for name in ("bbox_x", "bbox_w", "is_difficult", "edited_by")] == [1, 30, True, "bob"]
+    assert (shown[ids[3]]["state"], shown[ids[3]]["edited_by"]) == ("deleted", "ada")
+    assert len(here("objects", "list", "--validated", "--json", home=home).json) == 2
+    assert here("objects", "list", "--conflicts", home=home).out == "Conflicts: none\n"
+    assert here("status", "--json", home=home).json["outbox"]["pending"] == 1
+    assert here("sync", "--json", home=home).json == {"synced": 1, "failed": 0, "pending": 0}
+
+
+def test_search_finds_the_like_of_an_object_and_of_a_picture(here: Callable, place: Any) -> None:
+    disc = here("objects", "list", "--category", "disc", "--json", home=place.home).json[0]["object_id"]
+    hits = here("search", disc, "-k", "3", "--json", home=place.home).json
+    assert [hit["category"] for hit in hits] == ["disc"] * 3
+    picture = place.support / "square" / "2.png"
+    hits = here("search", picture, "-k", "2", "-p", "shapes", "--json", home=place.home).json
+    assert [hit["category"] for hit in hits] == ["square"] * 2
+    said = here("search", disc, "-k", "2", home=place.home)
+    assert max(map(len, said.out.splitlines())) <= 80
+
+
+def test_reconciling_repairs_nothing_where_nothing_is_wrong(place: Any) -> None:
+    said = place.al("sync", "--reconcile", "--json")
+    assert set(said.json.values()) == {0}
+    assert {"missing_in_store", "missing_in_registry", "repaired"} <= said.json.keys()
+
+
+def test_a_dataset_is_created_exported_and_listed(here: Callable, place: Any, tmp_path: Path) -> None:
+    definition = {"name": "all", "project": "shapes", "split": {"train": 0.5, "val": 0.25, "test": 0.25}}
+    (tmp_path / "all.yaml").write_text(json.dumps(definition))
+    assert here("dataset", "create", tmp_path / "all.yaml", "--json", home=place.home).json["split"]["train"] == 0.5
+    (row,) = [row for row in here("dataset", "list", "--json", home=place.home).json if row["name"] == "all"]
+    assert row["version"] is None
+    exported = place.al("dataset", "export", "all")
+    assert exported.status == 0, exported.err
+    assert "Dataset all 1.0\n  version  new" in exported.out
+    folder = place.home / "exports" / "all" / "1.0"
+    assert str(folder) in exported.out
+    assert len(list((folder / "yolo" / "labels").rglob("*.txt"))) == 4
+    (row,) = [row for row in here("dataset", "list", "--json", home=place.home).json if row["name"] == "all"]
+    assert (row["version"], row["objects"], row["export_path"]) == ("1.0", 8, str(folder))
+    chain = here("lineage", "all", "--json", home=place.home).json
+    assert chain["dagster_run_id"] == row["run_id"]
+    assert chain["made_from"]["batches"][0]["dagster_run_id"] == place.ingested[0]["run_id"]
+    assert str(place.images / "0.bmp") in here("lineage", "all@1.0", home=place.home).out.replace("\n", "")
+
+
+def test_a_model_is_trained_and_evaluated_and_says_how_good_it_is_and_where(
+    here: Callable, place: Any, tmp_path: Path
+) -> None:
+    training = {"epochs": 1, "imgsz": 64, "batch": 2, "device": "cpu", "threads": 1, "validate_each_epoch": False}
+    definition = {"name": "few", "project": "shapes", "split": {"train": 0.5, "val": 0.25, "test": 0.25}}
+    (tmp_path / "few.yaml").write_text(json.dumps({**definition, "formats": ["yolo"], "training": training}))
+    here("dataset", "create", tmp_path / "few.yaml", home=place.home)
+    said = here("evaluate", "few", home=place.home)
+    assert (said.status, said.err) == (2, "al: dataset few has no trained model yet: `al train few` trains one\n")
+    trained = place.al("train", "few", "--json")
+    assert trained.status == 0, trained.err
+    assert trained.json["model"] == "few/1"
+    assert not trained.json["reused"]
+    assert 0 <= trained.json["map50"] <= 1
+    assert {row["name"] for row in trained.json["per_class"]} == {"square", "disc"}
+    assert Path(trained.json["weights"]).is_file()
+    evaluated = place.al("evaluate", "few")
+    assert evaluated.status == 0, evaluated.err
+    assert all(word in evaluated.out for word in ("Model few/1", "mAP50", "trained", "square", trained.json["weights"]))
+    chain = here("lineage", "few/1", "--json", home=place.home).json
+    assert chain["mlflow_run_id"] == trained.json["mlflow_run_id"]
+    assert chain["dagster_run_id"] == trained.json["run_id"]
+
+
+def test_a_dataset_is_built_and_one_that_selects_nothing_is_one_sentence(here: Callable, place: Any) -> None:
+    for name, more in (("sure", ["--min-confidence", "0.5"]), ("none", ["--validated"])):
+        assert here("dataset", "create", "--name", name, "-p", "shapes", *more, home=place.home).status == 0
+    built = place.al("dataset", "build", "sure", "--json")
+    assert (built.json["version"], built.json["new_version"], built.json["objects"]) == ("1.0", True, 8)
+    assert {"dataset_id", "run_id", "images_train", "objects_test"} <= built.json.keys()
+    said = place.al("dataset", "build", "none", "--json")
+    assert (said.status, said.out) == (2, "")
+    assert said.err.count("\n") == 1
+    assert "'none'" in said.err
+
+
+def test_the_doctor_names_versions_and_finds_everything_in_order(place: Any) -> None:
+    said = place.al("doctor", "--json")
+    assert all(row["ok"] for row in said.json), said.json
+    assert said.status == 0
+    says = {row["what"]: row["says"] for row in said.json}
+    assert "dagster 1." in says["packages"]
+    assert "8 vectors" in says["vector store"]
+
+
+def test_the_doctor_says_what_is_wrong_and_exits_1(here: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = here("doctor", "--json", home=tmp_path / "file" / "home")
+    assert said.status == 1
+    assert [row["what"] for row in said.json if not row["ok"]] == ["home"]
+    assert "set AL_HOME" in said.json[-1]["says"]
+
+
+def test_the_ui_is_served_on_this_machine_only_and_ends_with_all_it_started(place: Any, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**place.environment, "AL_HOME": str(tmp_path / "home")}
+    process = subprocess.Popen([AL, "ui", "--port", str(port)], env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"Dagster UI: http://127.0.0.1:{port}\n"
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=30) as answer:
+            assert b"dagster_webserver_version" in answer.read()
+        assert f":{port:04X}" in Path("/proc/net/tcp").read_text()
+        assert f"00000000:{port:04X}" not in Path("/proc/net/tcp").read_text()
+        assert len(_with_home(tmp_path / "home")) > 2
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    assert process.returncode == 0
+    assert _with_home(tmp_path / "home") == []
+
+
+def _with_home(home: Path) -> list[str]:
+    """The processes whose AL_HOME is this folder."""
+    marked = f"AL_HOME={home}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if marked in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append((entry / "cmdline").read_text())
+            except OSError:
+                continue
+    return [line for line in found if line]
