@@ -82,6 +82,7 @@ EMBEDDINGS = pa.schema(
 CLASSIFICATIONS = pa.schema(
     [
         _required("object_id", pa.string()),
+        _required("frame_id", pa.string()),
         _required("label", pa.string()),  # a class of the support set, or "Unknown"
         _required("score", pa.float64()),  # cosine similarity to the nearest class
         _required("margin", pa.float64()),

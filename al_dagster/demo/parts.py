@@ -104,6 +104,7 @@ def draw_part(label: str, light: Light, rng: np.random.Generator, finish: str | 
         label: one of ``CLASSES``.
         light: the light it lies in.
         rng: decides everything random.
+        finish: one of ``FINISHES``; drawn at random if it is None.
     """
     size = float(rng.uniform(0.8, 1.2))
     reach = int(_REACH[label] * size) + 4

@@ -12,8 +12,9 @@ from al_dagster.assets.partitions import batches, datasets
 from al_dagster.core.project import ProjectConfig, parse_project
 from al_dagster.core.settings import Settings
 from al_dagster.datasets.definition import parse_definition
+from al_dagster.demo.parts import CLASSES
 from al_dagster.demo.people import collect_people
-from al_dagster.demo.scenes import CLASSES, write_scenes, write_support
+from al_dagster.demo.scenes import write_scenes, write_support
 from al_dagster.demo.scoring import Label, Score, read_truth, score_labels
 from al_dagster.demo.truth import map50_against_truth
 from al_dagster.labelling.intake import take_folder
@@ -34,6 +35,7 @@ PEOPLE = {"name": "people", "classes": ("person", "face")}
 PARTS = {
     "name": "parts",
     "classes": CLASSES,
+    "classification": {"threshold": 0.75},
     "description": f"Drawn machine parts, labelled by {SHOTS} examples of each class.",
 }
 DATASET = {
@@ -42,13 +44,20 @@ DATASET = {
     "split": {"train": 0.7, "val": 0.1, "test": 0.2},
     "training": {
         "model": "yolo11n.yaml",
-        "epochs": 60,
+        "epochs": 50,
         "imgsz": 256,
-        "batch": 8,
+        "batch": 4,
+        "nbs": 4,
         "optimizer": "AdamW",
         "lr0": 0.002,
+        "mosaic": 0.0,
+        "close_mosaic": 0,
+        "flipud": 0.5,
+        "patience": 0,
         "validate_each_epoch": False,
         "cache": True,
+        "threads": 2,
+        "device": "cpu",
     },
 }
 

@@ -22,7 +22,7 @@ class TrainingConfig(BaseModel):
     )
     epochs: int = Field(100, ge=1, description="Passes over the training split.")
     imgsz: int = Field(
-        640, ge=32, multiple_of=32, description="Side in pixels that the longer side of an image is scaled to."
+        640, ge=64, multiple_of=32, description="Side in pixels that the longer side of an image is scaled to."
     )
     batch: int = Field(16, ge=1, description="Images a step.")
     nbs: int = Field(

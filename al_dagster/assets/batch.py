@@ -1,0 +1,87 @@
+"""What the assets of a batch have in common: the loop over the partitions of a run, and what each reports."""
+
+import hashlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from al_dagster.assets.metadata import picture
+from al_dagster.assets.partitions import batches
+from al_dagster.core.progress import listening
+from al_dagster.resources.lake import NewTables
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from al_dagster.labelling.stage import StageResult
+
+# Range runs are in beta and checks by partition in preview; the tests hold both to what is needed here.
+for category in (dg.BetaWarning, dg.PreviewWarning):
+    warnings.filterwarnings("ignore", category=category, module="dagster|al_dagster")
+
+LOG_EVERY_SECONDS = 5.0
+
+BATCH: dict[str, Any] = {
+    "partitions_def": batches,
+    "backfill_policy": dg.BackfillPolicy.single_run(),
+    "io_manager_key": "lake",
+}
+"""Arguments of every asset that is partitioned by batch."""
+
+
+def each_batch(context: dg.AssetExecutionContext, stage: "Callable[[str], StageResult]") -> NewTables:
+    """Run a stage for each partition of the run, one after the other, and report figures, picture and data version.
+
+    The data version is of the content. A run over a range has one for all its partitions, since Dagster takes one an
+    asset and run; ``content_version`` in the metadata is each partition's own.
+    """
+    return NewTables(_each(context, stage))
+
+
+def _each(
+    context: dg.AssetExecutionContext, stage: "Callable[[str], StageResult]"
+) -> "Iterator[tuple[str, pa.Table]]":
+    versions = []
+    for key in context.partition_keys:
+        started = time.perf_counter()
+        with listening(_log_progress(context)):
+            result = stage(key)
+        versions.append(_data_version(result.table.drop_columns(list(result.of_the_run))))
+        context.add_asset_metadata(
+            {
+                "dagster/row_count": result.table.num_rows,
+                "dagster/partition_row_count": result.table.num_rows,
+                "seconds": round(time.perf_counter() - started, 3),
+                "computed": result.computed,
+                "reused": result.reused,
+                "content_version": versions[-1],
+                **result.figures,
+                **({"contact_sheet": picture(result.contact_sheet, "jpeg")} if result.contact_sheet else {}),
+            },
+            partition_key=key,
+        )
+        yield key, result.table
+    combined = versions[0] if len(versions) == 1 else hashlib.sha256("".join(versions).encode()).hexdigest()[:32]
+    context.set_data_version(context.asset_key, dg.DataVersion(combined))
+
+
+def _data_version(table: "pa.Table") -> str:
+    rows = hashlib.sha256(str(table.schema.names).encode())
+    for batch in table.replace_schema_metadata(None).combine_chunks().to_batches():
+        rows.update(batch.serialize().to_pybytes())
+    return rows.hexdigest()[:32]
+
+
+def _log_progress(context: dg.AssetExecutionContext) -> Callable[[str, int, int], None]:
+    last = time.monotonic()
+
+    def log(step: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LOG_EVERY_SECONDS:
+            last = time.monotonic()
+            context.log.info(f"{step}: {done} of {total}")
+
+    return log

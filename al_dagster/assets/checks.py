@@ -1,0 +1,132 @@
+"""Asset checks: what must hold of every batch and dataset, looked at again in what was stored.
+
+A run over a range of partitions gives one result for all of them, which fails if any of them does.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from al_dagster.assets.dataset import dataset, dataset_export
+from al_dagster.assets.ingest import sources
+from al_dagster.assets.label import detections, embeddings, masks
+from al_dagster.assets.partitions import batches, datasets
+from al_dagster.assets.register import vector_index
+from al_dagster.core.ids import batch_project
+from al_dagster.resources import ExportsResource, LakeIOManager, ModelsResource, RegistryResource
+
+if TYPE_CHECKING:
+    from al_dagster.core.verdict import Verdict
+
+Lake = dg.ResourceParam[LakeIOManager]
+Context = dg.AssetCheckExecutionContext
+
+
+@dg.asset_check(asset=sources, partitions_def=batches, name="quarantined_share")
+def check_quarantined_share(context: Context, lake: Lake) -> dg.AssetCheckResult:
+    """At most a tenth of the files of a batch are quarantined."""
+    from al_dagster.labelling.quality import quarantined_share
+
+    return _judge(context, lambda key: quarantined_share(lake.lake.read("sources", key)), dg.AssetCheckSeverity.WARN)
+
+
+@dg.asset_check(asset=detections, partitions_def=batches, name="boxes_inside_image")
+def check_boxes_inside_image(context: Context, lake: Lake) -> dg.AssetCheckResult:
+    """Every box has an area and lies inside its image."""
+    from al_dagster.labelling.quality import boxes_inside_image
+
+    return _judge(
+        context, lambda key: boxes_inside_image(lake.lake.read("detections", key), lake.lake.read("frames", key))
+    )
+
+
+@dg.asset_check(asset=detections, partitions_def=batches, name="no_duplicate_boxes")
+def check_no_duplicate_boxes(context: Context, lake: Lake) -> dg.AssetCheckResult:
+    """No two boxes of one label in one frame cover nearly the same pixels."""
+    from al_dagster.labelling.quality import no_duplicate_boxes
+
+    return _judge(context, lambda key: no_duplicate_boxes(lake.lake.read("detections", key)))
+
+
+@dg.asset_check(asset=masks, partitions_def=batches, name="masks_inside_boxes")
+def check_masks_inside_boxes(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
+    """Every mask has pixels, lies inside its box, and its file is there."""
+    from al_dagster.labelling.quality import masks_inside_boxes
+
+    return _judge(
+        context,
+        lambda key: masks_inside_boxes(
+            lake.lake.read("masks", key), lake.lake.read("detections", key), registry.masks()
+        ),
+    )
+
+
+@dg.asset_check(asset=embeddings, partitions_def=batches, name="embeddings_well_formed")
+def check_embeddings_well_formed(
+    context: Context, lake: Lake, registry: RegistryResource, models: ModelsResource
+) -> dg.AssetCheckResult:
+    """Every vector has the dimension of its embedder and L2 norm 1."""
+    from al_dagster.labelling.quality import embeddings_well_formed
+
+    def rule(key: str) -> "Verdict":
+        embedder = models.profile(registry.project(batch_project(key)).profile).embedder
+        return embeddings_well_formed(lake.lake.read("embeddings", key), embedder.dimension)
+
+    return _judge(context, rule)
+
+
+@dg.asset_check(asset=vector_index, partitions_def=batches, name="outbox_drained")
+def check_outbox_drained(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
+    """Nothing of the batch waits in the outbox or failed, and the store holds every object of the batch."""
+    from al_dagster.labelling.index import outbox_drained
+
+    return _judge(
+        context, lambda key: outbox_drained(registry.open(), key, lake.lake.read("vector_index", key).num_rows)
+    )
+
+
+@dg.asset_check(asset=dataset, partitions_def=datasets, name="no_split_leakage")
+def check_no_split_leakage(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
+    """No image is in a split while the same or nearly the same picture is in another."""
+    from al_dagster.datasets.verify import no_split_leakage
+
+    return _judge(
+        context,
+        lambda key: no_split_leakage(registry.open(), lake.lake.read("dataset", key), registry.duplicate_distance),
+    )
+
+
+@dg.asset_check(asset=dataset_export, partitions_def=datasets, name="export_equals_registry")
+def check_export_equals_registry(
+    context: Context, registry: RegistryResource, exports: ExportsResource
+) -> dg.AssetCheckResult:
+    """What independent readers find in the exported files is what the registry holds."""
+    from al_dagster.datasets.verify import export_equals_registry
+
+    return _judge(context, lambda key: export_equals_registry(registry.open(), key))
+
+
+all_checks = [
+    check_quarantined_share,
+    check_boxes_inside_image,
+    check_no_duplicate_boxes,
+    check_masks_inside_boxes,
+    check_embeddings_well_formed,
+    check_outbox_drained,
+    check_no_split_leakage,
+    check_export_equals_registry,
+]
+
+
+def _judge(
+    context: Context, rule: "Callable[[str], Verdict]", severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR
+) -> dg.AssetCheckResult:
+    verdicts = {key: rule(key) for key in context.partition_keys}
+    failed = [key for key, verdict in verdicts.items() if not verdict.passed]
+    shown = failed[0] if failed else next(iter(verdicts))
+    return dg.AssetCheckResult(
+        passed=not failed,
+        severity=severity,
+        metadata={"partitions": len(verdicts), "failed": len(failed), "partition": shown, **verdicts[shown].figures},
+    )

@@ -1,0 +1,132 @@
+"""``detections``, ``masks``, ``embeddings`` and ``classifications``: what the models say of the frames of a batch.
+
+They share the pool ``gpu``, so that runs queue for the accelerator.
+"""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from al_dagster.assets.batch import BATCH, each_batch
+from al_dagster.core.ids import batch_project
+from al_dagster.resources import ImagesResource, LakeIOManager, ModelsResource, RegistryResource
+from al_dagster.resources.lake import NewTables, StoredTables
+
+if TYPE_CHECKING:
+    from al_dagster.labelling.stage import StageResult
+
+Lake = dg.ResourceParam[LakeIOManager]
+
+
+@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"opencv", "parquet"}, code_version="1")
+def detections(
+    context: dg.AssetExecutionContext,
+    registry: RegistryResource,
+    models: ModelsResource,
+    images: ImagesResource,
+    lake: Lake,
+    frames: StoredTables,
+) -> NewTables:
+    """Boxes, labels and confidence of the objects in every frame."""
+    from al_dagster.labelling.detect import detect
+    from al_dagster.labelling.sheets import detection_sheet
+
+    def stage(key: str) -> "StageResult":
+        project = registry.project(batch_project(key))
+        result = detect(
+            frames[key],
+            lake.lake.read("detections", key),
+            detector=models.profile(project.profile).detector,
+            project=project,
+            images=images.loader(),
+        )
+        return detection_sheet(result, frames[key], images.loader())
+
+    return each_batch(context, stage)
+
+
+@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"opencv", "parquet"}, code_version="1")
+def masks(
+    context: dg.AssetExecutionContext,
+    registry: RegistryResource,
+    models: ModelsResource,
+    images: ImagesResource,
+    lake: Lake,
+    frames: StoredTables,
+    detections: StoredTables,
+) -> NewTables:
+    """A mask for every box: a PNG in the mask store, polygons, area and score."""
+    from al_dagster.labelling.segment import segment
+
+    def stage(key: str) -> "StageResult":
+        return segment(
+            frames[key],
+            detections[key],
+            lake.lake.read("masks", key),
+            segmenter=models.profile(registry.project(batch_project(key)).profile).segmenter,
+            masks=registry.masks(),
+            images=images.loader(),
+        )
+
+    return each_batch(context, stage)
+
+
+@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"opencv", "parquet"}, code_version="1")
+def embeddings(
+    context: dg.AssetExecutionContext,
+    registry: RegistryResource,
+    models: ModelsResource,
+    images: ImagesResource,
+    lake: Lake,
+    frames: StoredTables,
+    detections: StoredTables,
+    masks: StoredTables,
+) -> NewTables:
+    """A vector for every object, with the version of the embedder that made it."""
+    from al_dagster.labelling.embed import embed
+
+    def stage(key: str) -> "StageResult":
+        return embed(
+            frames[key],
+            detections[key],
+            masks[key],
+            lake.lake.read("embeddings", key),
+            embedder=models.profile(registry.project(batch_project(key)).profile).embedder,
+            masks=registry.masks(),
+            images=images.loader(),
+        )
+
+    return each_batch(context, stage)
+
+
+@dg.asset(**BATCH, group_name="label", kinds={"numpy", "parquet"}, code_version="1")
+def classifications(
+    context: dg.AssetExecutionContext,
+    registry: RegistryResource,
+    models: ModelsResource,
+    images: ImagesResource,
+    lake: Lake,
+    frames: StoredTables,
+    detections: StoredTables,
+    masks: StoredTables,
+    embeddings: StoredTables,
+) -> NewTables:
+    """The few-shot label, score and margin of every object, or "Unknown"; empty without a support set."""
+    from al_dagster.labelling.classify import classify_objects
+    from al_dagster.labelling.sheets import label_sheet
+
+    def stage(key: str) -> "StageResult":
+        project = registry.project(batch_project(key))
+        result = classify_objects(
+            detections[key],
+            masks[key],
+            embeddings[key],
+            lake.lake.read("classifications", key),
+            project=project,
+            models=models.profile(project.profile),
+            masks=registry.masks(),
+            max_pixels=images.max_pixels,
+        )
+        return label_sheet(result, frames[key], detections[key], masks[key], project, registry.masks(), images.loader())
+
+    return each_batch(context, stage)

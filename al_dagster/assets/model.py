@@ -1,0 +1,116 @@
+"""``trained_model`` and ``evaluation``: a YOLO model of a dataset, and how good it is on images it has not seen."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from al_dagster.assets.dataset import dataset_export
+from al_dagster.assets.metadata import picture, table_of
+from al_dagster.assets.partitions import datasets
+from al_dagster.resources import ExportsResource, RegistryResource, TrackingResource
+
+if TYPE_CHECKING:
+    from al_dagster.training.train import Progress, TrainedModel
+
+LOG_EVERY_EPOCHS = 5
+
+
+@dg.asset(
+    partitions_def=datasets,
+    deps=[dataset_export],
+    group_name="model",
+    pool="gpu",
+    kinds={"ultralytics", "mlflow"},
+    code_version="1",
+)
+def trained_model(
+    context: dg.AssetExecutionContext,
+    registry: RegistryResource,
+    exports: ExportsResource,
+    tracking: TrackingResource,
+) -> dg.MaterializeResult:
+    """A YOLO model trained on the exported dataset in a process of its own, registered in MLflow."""
+    model = _train(context, registry, exports, tracking)
+    curves = {name: round(value, 4) for name, value in sorted(model.metrics.items()) if not name.startswith("test_")}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(model.fingerprint),
+        metadata={
+            "model": f"{model.model_name}/{model.model_version}",
+            "mlflow_run_id": model.mlflow_run_id,
+            "weights": dg.MetadataValue.path(str(model.weights_path)),
+            "reused": model.reused,
+            **curves,
+        },
+    )
+
+
+@dg.asset(
+    partitions_def=datasets,
+    deps=[trained_model],
+    group_name="model",
+    pool="gpu",
+    kinds={"ultralytics", "mlflow"},
+    code_version="1",
+)
+def evaluation(
+    context: dg.AssetExecutionContext,
+    registry: RegistryResource,
+    exports: ExportsResource,
+    tracking: TrackingResource,
+) -> dg.MaterializeResult:
+    """COCO mAP, figures of each class and the confusion matrix of the model on the test split."""
+    from al_dagster.core.progress import report
+    from al_dagster.training.evaluate import evaluate
+
+    exported, config = exports.exported(registry.open(), context.partition_key)
+    model = _train(context, registry, exports, tracking)
+    found = evaluate(
+        exported,
+        model.weights_path,
+        config,
+        tracking.work_dir,
+        tracking=tracking.open(),
+        mlflow_run_id=model.mlflow_run_id,
+        on_progress=lambda done, total: report("evaluation", done, total),
+    )
+    return dg.MaterializeResult(
+        metadata={
+            "model": f"{model.model_name}/{model.model_version}",
+            "mlflow_run_id": model.mlflow_run_id,
+            "split": found.split,
+            "note": found.note or "none",
+            "images": found.images,
+            "objects": found.objects,
+            **{name: round(value, 4) for name, value in found.metrics.items()},
+            "per_class": table_of([vars(row) for row in found.per_class]),
+            **{name: picture(png, "png") for name, png in found.plots.items()},
+        }
+    )
+
+
+def _train(
+    context: dg.AssetExecutionContext,
+    registry: RegistryResource,
+    exports: ExportsResource,
+    tracking: TrackingResource,
+) -> "TrainedModel":
+    """The model of the newest version of the dataset: trained now, or taken again if the same inputs made it before."""
+    from al_dagster.core.progress import report
+    from al_dagster.training.train import train
+
+    def tell(progress: "Progress") -> None:
+        report("training", progress.epoch, progress.epochs)
+        if progress.epoch % LOG_EVERY_EPOCHS == 0 or progress.epoch == progress.epochs:
+            figures = {**progress.losses, **progress.metrics}
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            context.log.info(f"epoch {progress.epoch} of {progress.epochs}: {shown}")
+
+    exported, config = exports.exported(registry.open(), context.partition_key)
+    return train(
+        exported,
+        config,
+        tracking.open(),
+        tracking.work_dir,
+        run_tags={"al.dagster_run_id": context.run_id},
+        on_progress=tell,
+    )

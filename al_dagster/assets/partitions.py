@@ -1,0 +1,9 @@
+"""The two partitions of the graph."""
+
+import dagster as dg
+
+batches = dg.DynamicPartitionsDefinition(name="batch")
+"""Immutable manifests of at most ``batch_size`` files of one project."""
+
+datasets = dg.DynamicPartitionsDefinition(name="dataset")
+"""Named dataset definitions."""

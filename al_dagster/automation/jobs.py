@@ -1,0 +1,59 @@
+"""The jobs: the chain of a batch, a dataset with its export, a model with its evaluation, and reconciliation."""
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from al_dagster.resources import RegistryResource, VectorStoreResource
+
+Job = dg.JobDefinition | UnresolvedAssetJobDefinition
+
+label_batch = dg.define_asset_job(
+    "label_batch",
+    selection=["sources", "frames", "detections", "masks", "embeddings", "classifications", "objects", "vector_index"],
+    description="Label the files of a batch, register the objects and index their vectors.",
+)
+
+freeze_dataset = dg.define_asset_job(
+    "freeze_dataset", selection=["dataset"], description="Freeze a dataset's selection and split."
+)
+
+build_dataset = dg.define_asset_job(
+    "build_dataset",
+    selection=["dataset", "dataset_export"],
+    description="Freeze a dataset's selection and split, and export it.",
+)
+
+build_and_train = dg.define_asset_job(
+    "build_and_train",
+    selection=["dataset", "dataset_export", "trained_model", "evaluation"],
+    description="Freeze and export a dataset, train a model on it and evaluate it.",
+)
+
+train_model = dg.define_asset_job(
+    "train_model",
+    selection=["trained_model", "evaluation"],
+    description="Train a model on the exported dataset, unless the same inputs made it before, and evaluate it.",
+)
+
+
+@dg.op(pool="vectors")
+def reconcile_vector_store(
+    context: dg.OpExecutionContext, registry: RegistryResource, vectors: VectorStoreResource
+) -> dict[str, int]:
+    """Compare registry and vector store both ways, and repair what differs."""
+    from dataclasses import asdict
+
+    from al_dagster.registry.outbox import reconcile
+
+    figures = asdict(reconcile(registry.open(), vectors.store))
+    context.add_output_metadata(figures)
+    return figures
+
+
+@dg.job(description="Compare registry and vector store both ways, and repair what differs.")
+def reconcile_vectors() -> None:
+    """The reconciliation as a job, for its schedule and ``al sync --reconcile``."""
+    reconcile_vector_store()
+
+
+all_jobs: list[Job] = [label_batch, freeze_dataset, build_dataset, build_and_train, train_model, reconcile_vectors]

@@ -1,0 +1,116 @@
+"""Detection: the boxes, labels and confidence of the frames of a batch."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import supervision as sv
+
+from al_dagster.core.fingerprints import fingerprint
+from al_dagster.core.geometry import clip_xyxy, xyxy_to_xywh
+from al_dagster.core.ids import object_id
+from al_dagster.core.project import ProjectConfig
+from al_dagster.labelling.images import frame_images
+from al_dagster.labelling.labels import detector_prompts
+from al_dagster.labelling.stage import Rows, StageResult, compute_new
+from al_dagster.media.loader import ImageLoader
+from al_dagster.vision.protocols import PROPOSAL, Detector
+
+CODE_VERSION = "1"
+IMAGES_PER_CALL = 8
+
+
+def detect(
+    frames: pa.Table, previous: pa.Table, *, detector: Detector, project: ProjectConfig, images: ImageLoader
+) -> StageResult:
+    """Find the objects of every frame that was not detected with the same model, prompts and thresholds before.
+
+    Args:
+        frames: rows of ``core.schemas.FRAMES``.
+        previous: the last detections of this batch.
+        detector: the model.
+        project: classes and thresholds.
+        images: reads the frames ahead.
+
+    Raises:
+        UserError: the detector does not know a class.
+    """
+    prompts = detector_prompts(project)
+    detector.check_prompts(prompts)
+    model = f"{detector.model_id}@{detector.revision}"
+    by_id = {row["frame_id"]: row for row in frames.to_pylist()}
+    units = [
+        (
+            frame["frame_id"],
+            fingerprint(
+                code=CODE_VERSION,
+                project=project.name,
+                image=frame["sha256"],
+                frame_idx=frame["frame_idx"],
+                model=model,
+                prompts=prompts,
+                parameters=project.detection.model_dump(),
+            ),
+        )
+        for frame in by_id.values()
+    ]
+
+    def compute(frame_ids: list[str]) -> Mapping[str, Rows]:
+        found: dict[str, Rows] = {}
+        todo = [by_id[frame_id] for frame_id in frame_ids]
+        for chunk in frame_images("detections", todo, images, IMAGES_PER_CALL):
+            detections = detector.detect([image for _, image in chunk], prompts)
+            for (frame, _), boxes in zip(chunk, detections, strict=True):
+                found[frame["frame_id"]] = _rows(frame, boxes, prompts, model, project)
+        return found
+
+    table, computed, reused = compute_new(units, previous, unit_column="frame_id", compute=compute)
+    confidence = table["confidence"].to_numpy()
+    return StageResult(
+        table,
+        computed,
+        reused,
+        figures={
+            "detections": table.num_rows,
+            "frames": frames.num_rows,
+            "mean_confidence": round(float(confidence.mean()), 4) if confidence.size else 0.0,
+            **{f"label: {label}": count for label, count in sorted(Counter(table["label"].to_pylist()).items())},
+        },
+    )
+
+
+def _rows(
+    frame: dict[str, Any], boxes: sv.Detections, prompts: tuple[str, ...], model: str, project: ProjectConfig
+) -> Rows:
+    """The boxes worth keeping, best first: inside the image, sure enough, and no two of one label for one thing.
+
+    Proposals may be readings of the same pixels: the few-shot classifier decides between them.
+    """
+    if len(boxes) == 0:
+        return []
+    xyxy = clip_xyxy(np.asarray(boxes.xyxy, dtype=float), frame["width"], frame["height"])
+    confidence, class_id = np.asarray(boxes.confidence), np.asarray(boxes.class_id)
+    sure = ((xyxy[:, 2:] - xyxy[:, :2]).min(axis=1) >= 1) & (confidence >= project.detection.confidence)
+    candidates = np.column_stack([xyxy, confidence, class_id])
+    single = sv.box_non_max_suppression(candidates, project.detection.nms_iou)
+    single |= np.array([prompts[index] == PROPOSAL for index in class_id])
+    rows: dict[str, dict[str, Any]] = {}
+    xywh = xyxy_to_xywh(xyxy).round(2)
+    for index in np.argsort(-confidence, kind="stable"):
+        if not (sure[index] and single[index]):
+            continue
+        box = [float(value) for value in xywh[index]]
+        new_id = object_id(project.name, frame["source_id"], frame["frame_idx"], model, box)
+        row = {
+            "object_id": new_id,
+            "frame_id": frame["frame_id"],
+            "source_id": frame["source_id"],
+            "label": prompts[int(class_id[index])],
+            **dict(zip(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), box, strict=True)),
+            "confidence": round(float(confidence[index]), 6),
+            "detection_model": model,
+        }
+        rows.setdefault(new_id, row)
+    return list(rows.values())

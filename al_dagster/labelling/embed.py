@@ -1,0 +1,92 @@
+"""Embedding: a vector for every object, of its crop with the background masked out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from al_dagster.core.fingerprints import fingerprint
+from al_dagster.labelling.images import frame_images
+from al_dagster.labelling.segment import BOX_COLUMNS, read_mask
+from al_dagster.labelling.stage import Rows, StageResult, compute_new
+from al_dagster.media.loader import ImageLoader
+from al_dagster.registry.masks import MaskStore
+from al_dagster.vision.crops import crop_object
+from al_dagster.vision.protocols import Embedder, Image
+
+CODE_VERSION = "1"
+IMAGES_PER_CALL = 8
+
+
+def embed(
+    frames: pa.Table,
+    detections: pa.Table,
+    mask_table: pa.Table,
+    previous: pa.Table,
+    *,
+    embedder: Embedder,
+    masks: MaskStore,
+    images: ImageLoader,
+) -> StageResult:
+    """Embed every masked object that was not embedded with the same mask and model before.
+
+    Args:
+        frames: rows of ``core.schemas.FRAMES``.
+        detections: rows of ``core.schemas.DETECTIONS``.
+        mask_table: rows of ``core.schemas.MASKS``.
+        previous: the last embeddings of this batch.
+        embedder: the model.
+        masks: the mask store.
+        images: reads the frames ahead.
+    """
+    model = f"{embedder.model_id}@{embedder.revision}"
+    frame_by_id = {row["frame_id"]: row for row in frames.to_pylist()}
+    boxes = {row["object_id"]: row for row in detections.select(["object_id", *BOX_COLUMNS]).to_pylist()}
+    masked = mask_table.select(["object_id", "frame_id", "mask_path", "fingerprint"]).to_pylist()
+    by_id = {row["object_id"]: row for row in masked}
+    units = [(row["object_id"], fingerprint(code=CODE_VERSION, mask=row["fingerprint"], model=model)) for row in masked]
+
+    def compute(object_ids: list[str]) -> Mapping[str, Rows]:
+        by_frame: dict[str, list[str]] = {}
+        for object_id in object_ids:
+            by_frame.setdefault(by_id[object_id]["frame_id"], []).append(object_id)
+        todo = [frame_by_id[frame_id] for frame_id in by_frame]
+        found: dict[str, Rows] = {}
+        for chunk in frame_images("embeddings", todo, images, IMAGES_PER_CALL):
+            ids = [object_id for frame, _ in chunk for object_id in by_frame[frame["frame_id"]]]
+            crops = [
+                _crop(image, boxes[object_id], by_id[object_id], masks)
+                for frame, image in chunk
+                for object_id in by_frame[frame["frame_id"]]
+            ]
+            for object_id, vector in zip(ids, embedder.embed(crops), strict=True):
+                found[object_id] = [_row(object_id, by_id[object_id]["frame_id"], vector, embedder)]
+        return found
+
+    table, computed, reused = compute_new(units, previous, unit_column="object_id", compute=compute)
+    return StageResult(
+        table,
+        computed,
+        reused,
+        figures={
+            "embeddings": table.num_rows,
+            "version_id": embedder.version_id,
+            "dimension": embedder.dimension,
+        },
+    )
+
+
+def _crop(image: Image, box: dict[str, Any], mask_row: dict[str, Any], masks: MaskStore) -> Image:
+    x, y, w, h = (box[column] for column in BOX_COLUMNS)
+    return crop_object(image, np.array([x, y, x + w, y + h]), read_mask(masks, box, mask_row["mask_path"]))
+
+
+def _row(object_id: str, frame_id: str, vector: NDArray[np.float32], embedder: Embedder) -> dict[str, Any]:
+    return {
+        "object_id": object_id,
+        "frame_id": frame_id,
+        "version_id": embedder.version_id,
+        "embedding": vector,
+    }

@@ -1,0 +1,107 @@
+"""Ingestion: the files of a batch become sources, and sources become frames; what cannot be read is quarantined."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from al_dagster.core.ids import frame_id
+from al_dagster.core.progress import report
+from al_dagster.core.schemas import FRAMES, SOURCES
+from al_dagster.labelling.stage import StageResult
+from al_dagster.media.inspection import inspect_files
+from al_dagster.media.loader import ImageLoader
+from al_dagster.registry.batches import FileEntry
+from al_dagster.registry.database import Registry
+from al_dagster.registry.sources import register_frames, register_sources
+
+
+def ingest(
+    registry: Registry,
+    batch_key: str,
+    manifest: Sequence[FileEntry],
+    previous: pa.Table,
+    *,
+    images: ImageLoader,
+    root: Path | None,
+    max_pixels: int,
+    duplicate_distance: int,
+) -> StageResult:
+    """Inspect the files of a batch and register the readable ones as sources.
+
+    A readable file whose size and time of change are those of the manifest is not read again.
+
+    Args:
+        registry: where sources are registered and files get their status.
+        batch_key: the batch.
+        manifest: its files.
+        previous: the last sources of this batch.
+        images: keeps the decoded images for the next stages.
+        root: folder that a file must not lead out of by a link, or None.
+        max_pixels: images that decode to more are quarantined.
+        duplicate_distance: bits in which the perceptual hashes of near-duplicates may differ.
+    """
+    known = {row["file_path"]: row for row in previous.to_pylist() if row["status"] != "quarantined"}
+    reused = {file.file_path for file in manifest if file.file_path in known and _unchanged(file)}
+    inspected = inspect_files(
+        [file.file_path for file in manifest if file.file_path not in reused],
+        root=root,
+        max_pixels=max_pixels,
+        keep=images.put,
+        progress=partial(report, "sources"),
+    )
+    by_path = {row["file_path"]: row for row in inspected}
+    rows = [
+        {**known[file.file_path], "status": "ready", "reason": None}
+        if file.file_path in reused
+        else _as_claimed(by_path[file.file_path], file)
+        for file in manifest
+    ]
+    registered = register_sources(registry, batch_key, rows, duplicate_distance)
+    status = Counter(row["status"] for row in registered)
+    return StageResult(
+        pa.Table.from_pylist(registered, schema=SOURCES),
+        computed=len(inspected),
+        reused=len(reused),
+        figures={
+            "files": len(registered),
+            "ready": status["ready"],
+            "quarantined": status["quarantined"],
+            "duplicates": status["duplicate"],
+        },
+    )
+
+
+def frame(registry: Registry, sources: pa.Table) -> StageResult:
+    """The frames to label: an image is its own single frame."""
+    rows = [
+        {
+            "frame_id": frame_id(source["source_id"], 0),
+            "source_id": source["source_id"],
+            "frame_idx": 0,
+            "timestamp_ms": 0,
+            **{column: source[column] for column in ("file_path", "sha256", "width", "height")},
+        }
+        for source in sources.to_pylist()
+        if source["status"] == "ready"
+    ]
+    register_frames(registry, rows)
+    table = pa.Table.from_pylist(rows, schema=FRAMES)
+    return StageResult(table, computed=table.num_rows, reused=0, figures={"frames": table.num_rows})
+
+
+def _as_claimed(row: dict[str, Any], file: FileEntry) -> dict[str, Any]:
+    if row["status"] == "ready" and (row["size_bytes"], row["mtime_ns"]) != (file.size_bytes, file.mtime_ns):
+        return {**row, "status": "quarantined", "reason": "changed after it was taken into this batch"}
+    return row
+
+
+def _unchanged(file: FileEntry) -> bool:
+    try:
+        found = Path(file.file_path).stat()
+    except OSError:
+        return False
+    return (found.st_size, found.st_mtime_ns) == (file.size_bytes, file.mtime_ns)

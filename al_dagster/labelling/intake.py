@@ -1,0 +1,84 @@
+"""Intake: folders of files become batches, each file of a project exactly once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from al_dagster.core.errors import UserError
+from al_dagster.core.project import ProjectConfig, load_project
+from al_dagster.media.inbox import FileStat, list_projects, project_file, scan_folder
+from al_dagster.registry.batches import FileEntry, Origin, claim_files, unfinished_batches
+from al_dagster.registry.database import Registry
+from al_dagster.registry.projects import save_project
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a look at the inbox found.
+
+    Args:
+        unfinished: keys of the batches from the inbox that are not labelled yet, oldest first.
+        problems: a sentence for each folder that cannot be taken as it is.
+    """
+
+    unfinished: list[str]
+    problems: list[str]
+
+
+def take_inbox(registry: Registry, inbox: Path, *, batch_size: int, settle_seconds: float) -> Intake:
+    """Claim the new, fully written files of every project folder in the inbox.
+
+    A file is claimed in one transaction by its project, path, size and time of change, so that two overlapping looks
+    take it once. A project whose ``project.yaml`` is wrong is a problem of that project alone.
+    """
+    problems = []
+    for folder in list_projects(inbox):
+        path = project_file(folder)
+        if path is None:
+            problems.append(f"{folder} has no project.yaml: write one with 'classes: [...]' to have its files labelled")
+            continue
+        try:
+            config = load_project(path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        save_project(registry, config)
+        _claim(
+            registry,
+            config,
+            scan_folder(folder, settle_seconds=settle_seconds, skip=_support(config)),
+            batch_size,
+            "inbox",
+        )
+    return Intake(unfinished_batches(registry, origin="inbox"), problems)
+
+
+def take_folder(registry: Registry, path: Path, project: ProjectConfig, *, batch_size: int) -> list[str]:
+    """Claim the files of a folder, or one file, read in place, for a project.
+
+    Returns:
+        Keys of the batches of this project that are not labelled yet: the new ones and any that were interrupted.
+
+    Raises:
+        UserError: the path does not exist.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give a folder of images or one image")
+    save_project(registry, project)
+    folder = path if path.is_dir() else path.parent
+    files = scan_folder(folder, settle_seconds=0, skip=_support(project))
+    if folder != path:
+        files = [file for file in files if file.path == str(path.absolute())]
+    _claim(registry, project, files, batch_size, "command")
+    return unfinished_batches(registry, project_id=project.name, origin="command")
+
+
+def _support(project: ProjectConfig) -> list[Path]:
+    return [project.support] if project.support else []
+
+
+def _claim(
+    registry: Registry, project: ProjectConfig, files: Sequence[FileStat], batch_size: int, origin: Origin
+) -> None:
+    entries = [FileEntry(file.path, file.size_bytes, file.mtime_ns) for file in files]
+    claim_files(registry, project.name, entries, batch_size, origin=origin)

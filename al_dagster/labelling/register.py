@@ -1,0 +1,158 @@
+"""Registration: the labelled objects of a batch, brought to the registry in one transaction."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from al_dagster.core.project import ProjectConfig
+from al_dagster.core.schemas import OBJECTS
+from al_dagster.labelling.labels import classes_by_example, final_label
+from al_dagster.labelling.stage import StageResult, computed_units
+from al_dagster.registry.batches import mark_labelled
+from al_dagster.registry.database import Registry
+from al_dagster.registry.embedding_versions import ensure_version
+from al_dagster.registry.labelling import LabelledObject, register_batch
+from al_dagster.vision.profiles import Models
+from al_dagster.vision.protocols import UNKNOWN
+
+
+def labelled_rows(
+    detections: pa.Table, masks: pa.Table, classifications: pa.Table, project: ProjectConfig
+) -> list[dict[str, Any]]:
+    """The objects of a batch as they will stand in the registry: detection, mask and category joined.
+
+    Returns:
+        One row a detection that has a mask, with the keys of ``core.schemas.DETECTIONS``, ``mask_path``, ``polygon``,
+        ``area``, ``mask_score``, ``category`` (perhaps "Unknown") and the classifier's score and model, or None.
+    """
+    by_example = classes_by_example(project)
+    mask_by_id = {row["object_id"]: row for row in masks.to_pylist()}
+    class_by_id = {row["object_id"]: row for row in classifications.to_pylist()}
+    rows = []
+    for detection in detections.to_pylist():
+        mask = mask_by_id.get(detection["object_id"])
+        if mask is None:
+            continue
+        classified = class_by_id.get(detection["object_id"])
+        rows.append(
+            {
+                **detection,
+                "mask_path": mask["mask_path"],
+                "polygon": mask["polygon"],
+                "area": mask["area"],
+                "mask_score": mask["score"],
+                "category": final_label(detection["label"], classified and classified["label"], by_example),
+                "classification_model": classified and classified["classification_model"],
+                "classification_confidence": classified and classified["score"],
+            }
+        )
+    return rows
+
+
+def register(
+    registry: Registry,
+    *,
+    batch_key: str,
+    run_id: str,
+    project: ProjectConfig,
+    models: Models,
+    frames: pa.Table,
+    detections: pa.Table,
+    masks: pa.Table,
+    embeddings: pa.Table,
+    classifications: pa.Table,
+) -> StageResult:
+    """Register the objects of a batch; objects that are "Unknown" stay in the lake only.
+
+    A frame counts as labelled, so that objects it no longer shows are superseded, when its detection was computed and
+    every one of its boxes has a mask and an embedding.
+    """
+    ensure_version(
+        registry,
+        models.embedder.version_id,
+        model_name=models.embedder.model_id,
+        model_type=project.profile,
+        dimension=models.embedder.dimension,
+    )
+    segmentation_model = f"{models.segmenter.model_id}@{models.segmenter.revision}"
+    columns = embeddings.select(["object_id", "version_id"]).to_pydict()
+    versions = dict(zip(columns["object_id"], columns["version_id"], strict=True))
+    arrays = embeddings["embedding"].to_numpy(zero_copy_only=False)
+    vectors = dict(zip(columns["object_id"], arrays, strict=True))
+    rows = labelled_rows(detections, masks, classifications, project)
+    frame_idx = {row["frame_id"]: row["frame_idx"] for row in frames.to_pylist()}
+    complete = Counter(row["frame_id"] for row in rows if row["object_id"] in vectors)
+    detected = Counter(detections["frame_id"].to_pylist())
+    labelled = sorted(
+        frame
+        for frame in computed_units(detections, "frame_id")
+        if frame in frame_idx and complete[frame] == detected[frame]
+    )
+    ready = set(labelled)
+    objects = [
+        LabelledObject(
+            object_id=row["object_id"],
+            frame_id=row["frame_id"],
+            source_id=row["source_id"],
+            category=row["category"],
+            bbox=(row["bbox_x"], row["bbox_y"], row["bbox_w"], row["bbox_h"]),
+            confidence=row["confidence"],
+            detection_model=row["detection_model"],
+            classification_model=row["classification_model"],
+            classification_confidence=row["classification_confidence"],
+            segmentation_model=segmentation_model,
+            mask_path=row["mask_path"],
+            polygon=row["polygon"],
+            area=row["area"],
+            mask_score=row["mask_score"],
+            embedding=np.asarray(vectors[row["object_id"]], dtype=np.float32),
+            embedding_version=versions[row["object_id"]],
+        )
+        for row in rows
+        if row["frame_id"] in ready and row["category"] != UNKNOWN
+    ]
+    registration = register_batch(
+        registry, project_id=project.name, batch_key=batch_key, run_id=run_id, frame_ids=labelled, objects=objects
+    )
+    mark_labelled(
+        registry,
+        batch_key,
+        run_id=run_id,
+        parameters={
+            "project": project.model_dump(mode="json"),
+            "models": {
+                "detector": f"{models.detector.model_id}@{models.detector.revision}",
+                "segmenter": segmentation_model,
+                "embedder": f"{models.embedder.model_id}@{models.embedder.revision}",
+            },
+        },
+    )
+    category = {item.object_id: item.category for item in objects}
+    table = pa.Table.from_pylist(
+        [
+            {
+                "object_id": object_id,
+                "detection_id": detection_id,
+                "outcome": outcome,
+                "category": category[detection_id],
+            }
+            for detection_id, object_id, outcome in registration.outcomes
+        ],
+        schema=OBJECTS,
+    )
+    unknown = sum(row["category"] == UNKNOWN for row in rows)
+    by_category = Counter(category.values())
+    return StageResult(
+        table,
+        computed=registration.counts.get("inserted", 0),
+        reused=registration.counts.get("matched", 0) + registration.counts.get("kept", 0),
+        figures={
+            "objects": table.num_rows,
+            "unknown": unknown,
+            **dict(registration.counts),
+            **{f"category: {name}": count for name, count in sorted(by_category.items())},
+        },
+        of_the_run=("outcome",),
+    )

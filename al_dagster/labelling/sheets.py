@@ -1,0 +1,73 @@
+"""Contact sheets: what a stage made of a few frames of the batch, as one small picture."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from al_dagster.core.errors import UnreadableFileError
+from al_dagster.core.geometry import xywh_to_xyxy
+from al_dagster.core.project import ProjectConfig
+from al_dagster.labelling.register import labelled_rows
+from al_dagster.labelling.segment import BOX_COLUMNS, read_mask
+from al_dagster.labelling.stage import Rows, StageResult
+from al_dagster.media.contact_sheet import SheetItem, contact_sheet
+from al_dagster.media.loader import ImageLoader
+from al_dagster.registry.masks import MaskStore
+from al_dagster.vision.protocols import UNKNOWN
+
+FRAMES_ON_SHEET = 12
+
+
+def detection_sheet(result: StageResult, frames: pa.Table, images: ImageLoader) -> StageResult:
+    """The result with a picture of its boxes and labels."""
+    return _with_sheet(result, frames, result.table.to_pylist(), images, None)
+
+
+def label_sheet(
+    result: StageResult,
+    frames: pa.Table,
+    detections: pa.Table,
+    masks: pa.Table,
+    project: ProjectConfig,
+    store: MaskStore,
+    images: ImageLoader,
+) -> StageResult:
+    """The result with a picture of the masks and of the labels that the objects will have in the registry."""
+    rows = labelled_rows(detections, masks, result.table, project)
+    named = [{**row, "label": row["category"]} for row in rows if row["category"] != UNKNOWN]
+    return _with_sheet(result, frames, named, images, store)
+
+
+def _with_sheet(
+    result: StageResult, frames: pa.Table, objects: Rows, images: ImageLoader, store: MaskStore | None
+) -> StageResult:
+    by_frame: dict[str, Rows] = {}
+    for row in objects:
+        by_frame.setdefault(row["frame_id"], []).append(row)
+    items = []
+    for frame in _chosen(frames.to_pylist(), by_frame):
+        try:
+            image = images.load(frame["file_path"], frame["sha256"])
+        except UnreadableFileError:
+            continue
+        rows = by_frame.get(frame["frame_id"], [])
+        items.append(
+            SheetItem(
+                image,
+                boxes=xywh_to_xyxy(np.array([[row[column] for column in BOX_COLUMNS] for row in rows])),
+                labels=[row["label"] for row in rows],
+                masks=[read_mask(store, row, row["mask_path"]) for row in rows] if store else None,
+            )
+        )
+    return replace(result, contact_sheet=contact_sheet(items)) if items else result
+
+
+def _chosen(frames: Sequence[dict[str, Any]], by_frame: dict[str, Rows]) -> list[dict[str, Any]]:
+    """Frames from the whole batch, evenly spaced; those with objects before those without."""
+    found = [frame for frame in frames if frame["frame_id"] in by_frame]
+    pool = found if len(found) >= FRAMES_ON_SHEET else [*found, *(f for f in frames if f["frame_id"] not in by_frame)]
+    spaced = np.linspace(0, len(pool) - 1, min(FRAMES_ON_SHEET, len(pool))).round().astype(int)
+    return [pool[index] for index in spaced]

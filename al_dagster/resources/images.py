@@ -1,0 +1,32 @@
+"""Decoded images, shared by the stages of a run."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+if TYPE_CHECKING:
+    from al_dagster.media.loader import ImageLoader
+
+
+class ImagesResource(dg.ConfigurableResource):
+    """Reads images ahead and keeps the decoded ones of a run, so that each is decoded once."""
+
+    max_pixels: int = Field(description="Images that decode to more pixels are quarantined.")
+    cache_mb: int = Field(description="Memory for decoded images.")
+
+    _loader: "ImageLoader | None" = PrivateAttr(default=None)
+
+    def loader(self) -> "ImageLoader":
+        """The loader of this run."""
+        if self._loader is None:
+            from al_dagster.media.loader import ImageLoader
+
+            self._loader = ImageLoader(max_pixels=self.max_pixels, cache_mb=self.cache_mb)
+        return self._loader
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Free the decoded images."""
+        if self._loader is not None:
+            self._loader.close()
+            self._loader = None

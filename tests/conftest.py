@@ -1,0 +1,107 @@
+"""A home of its own with small drawn pictures that the embedded models label for real, for the tests of the chain."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from al_dagster.core.project import ProjectConfig, parse_project
+from al_dagster.core.settings import Settings, load_settings
+
+SLOW_LAST = ("labelling", "datasets", "automation", "assets", "training", "benchmarks", "demo", "e2e")
+"""Rooms whose tests run last, the slowest at the end."""
+
+HEIGHT, WIDTH = 120, 160
+COLOURS = {"disc": (200, 40, 40), "bar": (30, 40, 190)}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast rooms first, so that a mistake shows early."""
+
+    def rank(item: pytest.Item) -> int:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        return SLOW_LAST.index(room) + 1 if room in SLOW_LAST else 0
+
+    items.sort(key=rank)
+
+
+def draw_shapes(seed: int, parts: tuple[tuple[str, int, int], ...] | None = None) -> NDArray[np.uint8]:
+    """A noisy grey table of 160×120 pixels with a red disc on the left and a blue bar on the right, or other parts."""
+    rng = np.random.default_rng(seed)
+    if parts is None:
+        parts = (
+            ("disc", int(rng.integers(30, 50)), int(rng.integers(30, 90))),
+            ("bar", int(rng.integers(108, 125)), int(rng.integers(30, 90))),
+        )
+    image = np.full((HEIGHT, WIDTH, 3), (150, 160, 150), np.uint8)
+    for kind, x, y in parts:
+        if kind == "disc":
+            cv2.circle(image, (x, y), 17, COLOURS[kind], -1)
+        else:
+            cv2.rectangle(image, (x - 22, y - 7), (x + 22, y + 7), COLOURS[kind], -1)
+    return (image + rng.integers(-6, 7, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+def write_picture(path: Path, image: NDArray[np.uint8]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+    return path
+
+
+@dataclass(frozen=True)
+class Home:
+    """A temporary ``AL_HOME`` and what a test puts into it."""
+
+    settings: Settings
+    support: Path
+
+    @property
+    def path(self) -> Path:
+        return self.settings.home
+
+    def project(self, name: str = "shapes", **values: object) -> ProjectConfig:
+        given = {"classes": ["disc", "bar"], "support": self.support, "classification": {"threshold": 0.4}}
+        return parse_project({"name": name, **given, **values}, "the test")
+
+    def pictures(self, count: int, folder: str = "images", first: int = 0) -> Path:
+        """Draw pictures into a folder of the home; each shows a disc and a bar."""
+        for seed in range(first, first + count):
+            write_picture(self.path / folder / f"picture_{seed}.png", draw_shapes(seed))
+        return self.path / folder
+
+
+@pytest.fixture(scope="session")
+def shapes() -> Callable[..., NDArray[np.uint8]]:
+    """Draws a picture; see ``draw_shapes``."""
+    return draw_shapes
+
+
+@pytest.fixture(scope="session")
+def save_picture() -> Callable[[Path, NDArray[np.uint8]], Path]:
+    """Writes a picture under a path whose extension says how."""
+    return write_picture
+
+
+@pytest.fixture(scope="session")
+def support_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three example pictures of each class."""
+    folder = tmp_path_factory.mktemp("support")
+    for kind in COLOURS:
+        for shot in range(3):
+            image = draw_shapes(1000 + shot, ((kind, 80, 60),))[34:86, 54:106]
+            write_picture(folder / kind / f"{shot}.png", image)
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, support_folder: Path) -> Home:
+    """A temporary ``AL_HOME`` that is the environment's; files of the inbox are taken at once."""
+    monkeypatch.setenv("AL_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    settings = load_settings()
+    settings.home.mkdir()
+    return Home(settings, support_folder)

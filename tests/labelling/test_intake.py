@@ -1,0 +1,156 @@
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import yaml
+
+from al_dagster.core.errors import UserError
+from al_dagster.labelling.intake import take_folder, take_inbox
+from al_dagster.registry.batches import batch_manifest, list_batches, mark_labelled
+from al_dagster.registry.database import open_registry
+from al_dagster.registry.projects import get_project, list_projects
+
+
+@pytest.fixture
+def registry(home):
+    with open_registry(home.settings.database_url) as registry:
+        yield registry
+
+
+@pytest.fixture
+def fill_inbox(home):
+    def fill(project: str = "shapes", count: int = 2, first: int = 0, **values: object) -> None:
+        folder = home.pictures(count, f"inbox/{project}", first)
+        config = {"classes": ["disc", "bar"], "support": str(home.support), **values}
+        (folder / "project.yaml").write_text(yaml.safe_dump(config))
+
+    return fill
+
+
+def take(registry, home, batch_size: int = 256, settle_seconds: float = 0):
+    return take_inbox(registry, home.settings.inbox, batch_size=batch_size, settle_seconds=settle_seconds)
+
+
+def names(registry, keys) -> list[list[str]]:
+    return [[os.path.basename(file.file_path) for file in batch_manifest(registry, key)] for key in keys]  # noqa: PTH119
+
+
+def test_new_files_are_cut_into_batches_of_their_project(registry, home, fill_inbox):
+    fill_inbox(count=3)
+    intake = take(registry, home, batch_size=2)
+    assert names(registry, intake.unfinished) == [["picture_0.png", "picture_1.png"], ["picture_2.png"]]
+    assert all(key.startswith("shapes--") for key in intake.unfinished)
+    assert get_project(registry, "shapes").classes == ("disc", "bar")
+
+
+def test_a_file_is_taken_once_and_its_batch_stays_unfinished_until_it_is_labelled(registry, home, fill_inbox):
+    fill_inbox()
+    first = take(registry, home)
+    assert take(registry, home).unfinished == first.unfinished
+    mark_labelled(registry, first.unfinished[0], run_id="run", parameters={})
+    assert take(registry, home).unfinished == []
+    fill_inbox(count=1, first=5)
+    (key,) = take(registry, home).unfinished
+    assert names(registry, [key]) == [["picture_5.png"]]
+
+
+def test_a_file_that_is_still_being_written_waits(registry, home, fill_inbox):
+    fill_inbox()
+    late = home.settings.inbox / "shapes" / "picture_1.png"
+    early = home.settings.inbox / "shapes" / "picture_0.png"
+    os.utime(early, (time.time() - 60, time.time() - 60))
+    (key,) = take(registry, home, settle_seconds=30).unfinished
+    assert names(registry, [key]) == [["picture_0.png"]]
+    os.utime(late, (time.time() - 60, time.time() - 60))
+    assert names(registry, take(registry, home, settle_seconds=30).unfinished)[1:] == [["picture_1.png"]]
+
+
+def test_many_overlapping_looks_take_each_file_once(registry, home, fill_inbox):
+    fill_inbox(count=6)
+
+    def look(_: int):
+        with open_registry(home.settings.database_url) as own:
+            return take(own, home, batch_size=4)
+
+    with ThreadPoolExecutor(4) as pool:
+        intakes = list(pool.map(look, range(8)))
+    files = [name for batch in names(registry, list_batches(registry)) for name in batch]
+    assert sorted(files) == [f"picture_{index}.png" for index in range(6)]
+    assert {tuple(intake.unfinished) for intake in intakes} == {tuple(list_batches(registry))}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("classes: [disc]\nprofiel: embedded\n", "unknown key 'profiel'; the keys are name"),
+        ("profile: embedded\n", "key 'classes' is missing"),
+        ("classes: ['', ' ']\n", "classes: Tuple should have at least 1 item"),
+        ("classes: [disc\n", "is not valid YAML in line"),
+        ("- disc\n", "expected keys and values"),
+    ],
+)
+def test_a_wrong_project_file_is_a_problem_of_its_project_alone(registry, home, fill_inbox, text, says):
+    fill_inbox("wrong")
+    fill_inbox("right")
+    (home.settings.inbox / "wrong" / "project.yaml").write_text(text)
+    intake = take(registry, home)
+    assert [key.partition("--")[0] for key in intake.unfinished] == ["right"]
+    (problem,) = intake.problems
+    assert problem.startswith(str(home.settings.inbox / "wrong" / "project.yaml"))
+    assert says in problem
+    assert "\n" not in problem
+
+
+def test_a_folder_without_a_project_file_is_a_problem_that_says_what_to_do(registry, home):
+    home.pictures(1, "inbox/bare")
+    intake = take(registry, home)
+    assert intake.unfinished == []
+    assert intake.problems == [
+        f"{home.settings.inbox / 'bare'} has no project.yaml: write one with 'classes: [...]' to have its files labelled"
+    ]
+
+
+def test_empty_entries_of_a_class_list_are_dropped(registry, home, fill_inbox):
+    fill_inbox(classes=["disc", "", "  ", "disc", "bar"])
+    take(registry, home)
+    assert get_project(registry, "shapes").classes == ("disc", "bar")
+
+
+def test_an_inbox_that_is_not_there_yet_is_empty(registry, home):
+    intake = take(registry, home)
+    assert (intake.unfinished, intake.problems) == ([], [])
+
+
+def test_the_support_folder_in_the_inbox_is_no_input(registry, home, fill_inbox):
+    fill_inbox(count=1)
+    folder = home.settings.inbox / "shapes"
+    (folder / "examples").symlink_to(home.support)
+    config = {"classes": ["disc", "bar"], "support": "examples"}
+    (folder / "project.yaml").write_text(yaml.safe_dump(config))
+    assert names(registry, take(registry, home).unfinished) == [["picture_0.png"]]
+    assert get_project(registry, "shapes").support == folder / "examples"
+
+
+def test_batches_of_a_command_are_not_the_inboxs_to_label(registry, home):
+    keys = take_folder(registry, home.pictures(1), home.project(), batch_size=256)
+    assert len(keys) == 1
+    assert take(registry, home).unfinished == []
+
+
+def test_one_file_may_be_given_in_place_of_a_folder(registry, home):
+    folder = home.pictures(3)
+    keys = take_folder(registry, folder / "picture_1.png", home.project(), batch_size=256)
+    assert names(registry, keys) == [["picture_1.png"]]
+
+
+def test_a_path_that_does_not_exist_is_one_clear_sentence_and_leaves_no_project(registry, home):
+    with pytest.raises(UserError, match="does not exist: give a folder of images or one image"):
+        take_folder(registry, home.path / "nowhere", home.project(), batch_size=256)
+    assert list_projects(registry) == []
+
+
+def test_a_batch_of_a_command_that_was_interrupted_is_given_again(registry, home):
+    folder = home.pictures(1)
+    first = take_folder(registry, folder, home.project(), batch_size=256)
+    assert take_folder(registry, folder, home.project(), batch_size=256) == first

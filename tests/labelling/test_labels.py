@@ -1,0 +1,38 @@
+import pytest
+
+from al_dagster.core.errors import UserError
+from al_dagster.core.project import parse_project
+from al_dagster.labelling.labels import classes_by_example, detector_prompts, final_label
+
+
+def test_classes_with_examples_are_proposed_and_the_others_asked_for_by_name(support_folder):
+    project = parse_project({"name": "p", "classes": ["person", "bar", "disc"], "support": support_folder}, "test")
+    assert classes_by_example(project) == ("bar", "disc")
+    assert detector_prompts(project) == ("person", "object")
+
+
+def test_without_examples_no_proposals_are_asked_for():
+    assert detector_prompts(parse_project({"name": "p", "classes": "person,face"}, "test")) == ("person", "face")
+
+
+def test_examples_of_something_that_is_no_class_are_an_error(support_folder):
+    project = parse_project({"name": "p", "classes": ["disc"], "support": support_folder}, "test")
+    with pytest.raises(UserError, match="'bar' is not among the project's classes"):
+        detector_prompts(project)
+
+
+@pytest.mark.parametrize(
+    ("detected", "classified", "label"),
+    [
+        ("object", "disc", "disc"),
+        ("object", "Unknown", "Unknown"),
+        ("object", None, "Unknown"),
+        ("person", None, "person"),
+        ("person", "disc", "person"),
+        ("person", "Unknown", "person"),
+        ("bar", "disc", "disc"),
+        ("bar", "Unknown", "bar"),
+    ],
+)
+def test_the_classifier_names_proposals_and_classes_with_examples(detected, classified, label):
+    assert final_label(detected, classified, ("bar", "disc")) == label

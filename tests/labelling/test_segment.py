@@ -1,0 +1,79 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from al_dagster.labelling.segment import read_mask
+
+
+class Revised:
+    """A segmenter of another revision."""
+
+    def __init__(self, segmenter, revision: str) -> None:
+        self.model_id, self.revision, self.segment = segmenter.model_id, revision, segmenter.segment
+
+
+def files_of(chain) -> set[str]:
+    return {str(path.relative_to(chain.masks.root)) for path in chain.masks.root.rglob("*.png")}
+
+
+def test_every_box_gets_a_mask_with_a_file_of_the_whole_frame(chain):
+    table = chain.up_to("mask_table").table
+    assert table["object_id"].to_pylist() == chain.last("detections")["object_id"].to_pylist()
+    assert files_of(chain) == set(table["mask_path"].to_pylist())
+    for row in table.to_pylist():
+        pixels = chain.masks.read(row["mask_path"])
+        assert pixels.shape == (120, 160)
+        assert pixels.sum() == row["area"]
+        assert 0 <= row["score"] <= 1
+
+
+def test_a_disc_is_cut_out_as_a_disc(chain):
+    rows = chain.up_to("mask_table").table.to_pylist()
+    assert max(row["area"] for row in rows) == pytest.approx(np.pi * 17.5**2, rel=0.15)
+
+
+def test_masks_are_not_made_again(chain):
+    first = chain.up_to("mask_table")
+    again = chain.mask_table()
+    assert (again.computed, again.reused) == (0, 4)
+    assert again.table.equals(first.table)
+
+
+def test_a_mask_whose_file_is_lost_is_made_again_and_only_that_one(chain):
+    first = chain.up_to("mask_table").table
+    (chain.masks.root / first["mask_path"][1].as_py()).unlink()
+    again = chain.mask_table()
+    assert (again.computed, again.reused) == (1, 3)
+    assert again.table.equals(first)
+    assert files_of(chain) == set(first["mask_path"].to_pylist())
+
+
+def test_another_revision_of_the_segmenter_makes_new_files_and_leaves_the_old(chain):
+    first = chain.up_to("mask_table").table
+    chain.models = replace(chain.models, segmenter=Revised(chain.models.segmenter, "next"))
+    again = chain.mask_table()
+    assert again.computed == 4
+    assert files_of(chain) == set(first["mask_path"].to_pylist()) | set(again.table["mask_path"].to_pylist())
+    assert not set(first["mask_path"].to_pylist()) & set(again.table["mask_path"].to_pylist())
+
+
+def test_the_stored_mask_is_read_as_the_part_that_the_box_covers(chain):
+    (row, *_) = chain.up_to("mask_table").table.to_pylist()
+    box = next(box for box in chain.last("detections").to_pylist() if box["object_id"] == row["object_id"])
+    mask = read_mask(chain.masks, box, row["mask_path"])
+    assert mask.area == row["area"]
+    assert (mask.x, mask.y) == (int(box["bbox_x"]), int(box["bbox_y"]))
+    assert np.array_equal(mask.full(160, 120), chain.masks.read(row["mask_path"]))
+
+
+def test_objects_of_a_picture_that_vanished_have_no_mask_until_it_is_back(chain, home):
+    chain.up_to("detections")
+    chain.images.clear()
+    path = home.path / "images" / "picture_0.png"
+    content = path.read_bytes()
+    path.unlink()
+    assert chain.mask_table().table.num_rows == 2
+    path.write_bytes(content)
+    again = chain.mask_table()
+    assert (again.computed, again.reused, again.table.num_rows) == (2, 2, 4)
