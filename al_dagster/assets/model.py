@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from al_dagster.training.train import Progress, TrainedModel
 
 LOG_EVERY_EPOCHS = 5
+MLFLOW_RUN_TAG = "al.mlflow_run_id"
+"""Tag of a Dagster run; the MLflow run carries the Dagster run's id in ``al.dagster_run_id``."""
 
 
 @dg.asset(
@@ -31,6 +33,7 @@ def trained_model(
 ) -> dg.MaterializeResult:
     """A YOLO model trained on the exported dataset in a process of its own, registered in MLflow."""
     model = _train(context, registry, exports, tracking)
+    context.instance.add_run_tags(context.run_id, {MLFLOW_RUN_TAG: model.mlflow_run_id})
     curves = {name: round(value, 4) for name, value in sorted(model.metrics.items()) if not name.startswith("test_")}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(model.fingerprint),

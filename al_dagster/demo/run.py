@@ -38,7 +38,7 @@ PARTS = {
     "classification": {"threshold": 0.75},
     "description": f"Drawn machine parts, labelled by {SHOTS} examples of each class.",
 }
-DATASET = {
+DATASET: dict[str, Any] = {
     "name": "parts",
     "project": "parts",
     "split": {"train": 0.7, "val": 0.1, "test": 0.2},
@@ -62,7 +62,7 @@ DATASET = {
 }
 
 
-def run_demo(settings: Settings, bars: Bars) -> dict[str, Any]:
+def run_demo(settings: Settings, bars: Bars, *, scenes: int = SCENES, epochs: int | None = None) -> dict[str, Any]:
     """Run both projects, write ``demo.json`` into ``AL_HOME``, and return what it says.
 
     Running it again uses what stands: files keep their times, batches their rows, the dataset its version and the
@@ -71,6 +71,8 @@ def run_demo(settings: Settings, bars: Bars) -> dict[str, Any]:
     Args:
         settings: where everything is kept.
         bars: shows progress under a title while it is open.
+        scenes: how many scenes of parts are drawn.
+        epochs: how long the model is trained, if not as long as ``DATASET`` says.
 
     Returns:
         ``files``, ``objects`` and ``quarantined`` of both projects; ``label_precision`` and ``label_recall`` of the
@@ -81,7 +83,7 @@ def run_demo(settings: Settings, bars: Bars) -> dict[str, Any]:
     folder = settings.home.absolute() / "demo"
     stages: dict[str, float] = {}
     with bars("drawing scenes"):
-        truth = _prepare(folder)
+        truth = _prepare(folder, scenes)
     stages["prepare"] = round(time.perf_counter() - started, 2)
     people = parse_project(PEOPLE, "the demonstration")
     parts = parse_project({**PARTS, "support": folder / "parts" / "support"}, "the demonstration")
@@ -89,7 +91,8 @@ def run_demo(settings: Settings, bars: Bars) -> dict[str, Any]:
     for project in (people, parts):
         with bars(project.name):
             reused += _label(settings, project, folder / project.name / "images", stages)
-    definition = parse_definition(DATASET, "the demonstration")
+    training = {**DATASET["training"], **({"epochs": epochs} if epochs else {})}
+    definition = parse_definition({**DATASET, "training": training}, "the demonstration")
     with open_registry(settings.database_url) as registry:
         save_definition(registry, definition.name, definition.model_dump(mode="json"))
     with bars("dataset and model"):
@@ -126,10 +129,10 @@ def run_demo(settings: Settings, bars: Bars) -> dict[str, Any]:
     return outcome
 
 
-def _prepare(folder: Path) -> Path:
+def _prepare(folder: Path, scenes: int) -> Path:
     collect_people(folder / "people" / "images")
     write_support(folder / "parts" / "support", SHOTS)
-    return write_scenes(folder / "parts" / "images", SCENES, truth_path=folder / "parts" / "truth.json")
+    return write_scenes(folder / "parts" / "images", scenes, truth_path=folder / "parts" / "truth.json")
 
 
 def _label(settings: Settings, project: ProjectConfig, images: Path, stages: dict[str, float]) -> int:
