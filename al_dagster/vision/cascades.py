@@ -64,7 +64,7 @@ PEOPLE_SPREAD = 0.18
 
 
 class CascadeFinder:
-    """Finds the objects of one class by its Haar cascades; it may be used from several threads one after another.
+    """Finds the objects of one class by its Haar cascades; one thread at a time may use it.
 
     Args:
         cascades: the cascades whose boxes together are the class.

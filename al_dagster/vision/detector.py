@@ -1,6 +1,7 @@
 """The embedded detector: OpenCV's trained detectors by class name, and region proposals."""
 
 from collections.abc import Callable, Sequence
+from threading import local
 
 import numpy as np
 import supervision as sv
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from al_dagster.core.errors import UserError
 from al_dagster.core.geometry import clip_xyxy
 from al_dagster.vision import cascades, proposals
+from al_dagster.vision.parallel import map_images
 from al_dagster.vision.protocols import PROPOSAL, Image
 from al_dagster.vision.revisions import code_revision
 
@@ -31,14 +33,14 @@ class OpenCvDetector:
     revision = code_revision("1", cascades=cascades.PARAMETERS, proposals=proposals.PARAMETERS, nms=NMS_IOU)
 
     def __init__(self) -> None:
-        self._finders: dict[str, Callable[[Image], cascades.Found]] = {}
+        self._threads = local()
 
     def load(self) -> None:
         """Nothing to load ahead: each class's detector is read from OpenCV's package when it is first asked for."""
 
     def unload(self) -> None:
         """Free the detectors; the next call reads them again."""
-        self._finders.clear()
+        self._threads = local()
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Check that every class is known.
@@ -70,13 +72,11 @@ class OpenCvDetector:
             UserError: a prompt is not known.
         """
         self.check_prompts(prompts)
-        for prompt in prompts:
-            if prompt not in self._finders:
-                self._finders[prompt] = FINDERS[prompt]()
-        return [self._detect(image, prompts) for image in images]
+        return map_images(lambda image: self._detect(image, prompts), images)
 
     def _detect(self, image: Image, prompts: Sequence[str]) -> sv.Detections:
-        found = [self._finders[prompt](image) for prompt in prompts]
+        finders = self._own_finders(prompts)
+        found = [finders[prompt](image) for prompt in prompts]
         boxes = clip_xyxy(np.concatenate([boxes for boxes, _ in found]), image.shape[1], image.shape[0])
         confidence = np.concatenate([confidences for _, confidences in found])
         class_id = np.repeat(np.arange(len(prompts)), [len(confidences) for _, confidences in found])
@@ -87,6 +87,14 @@ class OpenCvDetector:
         proposed = np.array([prompts[index] == PROPOSAL for index in class_id[order]], dtype=bool)
         named = _detections(boxes, confidence, class_id, order[~proposed]).with_nms(threshold=NMS_IOU)
         return sv.Detections.merge([named, _detections(boxes, confidence, class_id, order[proposed])])
+
+    def _own_finders(self, prompts: Sequence[str]) -> dict[str, Callable[[Image], cascades.Found]]:
+        """What finds each class, this thread's own: a cascade keeps the image that it is searching."""
+        finders: dict[str, Callable[[Image], cascades.Found]] = self._threads.__dict__
+        for prompt in prompts:
+            if prompt not in finders:
+                finders[prompt] = FINDERS[prompt]()
+        return finders
 
 
 def _detections(

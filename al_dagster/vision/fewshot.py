@@ -2,37 +2,33 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.geometry import iou_matrix
-from al_dagster.vision.crops import crop_object
-from al_dagster.vision.protocols import UNKNOWN, Embedder, Image, Mask, Segmenter
+from al_dagster.vision import overlaps
+from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
+from al_dagster.vision.protocols import UNKNOWN, Classification, Embedder, Image, Segmenter
+from al_dagster.vision.revisions import code_revision
 
 BACKGROUND = "_background"
 """Folder of the support set with pictures of what is no object of any class."""
 
+LEAST_SCORE = 0.2
+"""Score of its mask below which a picture in ``_background`` shows nothing but the surface."""
+
+TURN_STEP = 15
+"""Degrees between the turns in which each support picture is taken."""
+
 MARGIN = 0.06
 """Share of a support picture's side, at each edge, that is taken to be background."""
 
-
-@dataclass(frozen=True)
-class Classification:
-    """What an object was taken for.
-
-    Args:
-        label: a class of the support set, or ``Unknown``.
-        score: mean cosine similarity to the nearest examples of the best class, -1 to 1.
-        margin: lead of the best class over the second, 0–2; equal to the score where there is one class only.
-    """
-
-    label: str
-    score: float
-    margin: float
+REVISION = code_revision("2", margin=MARGIN, least_score=LEAST_SCORE, turn_step=TURN_STEP, overlaps=overlaps.PARAMETERS)
+"""Changes with whatever classifications depend on besides vectors, masks, boxes and thresholds."""
 
 
 @dataclass(frozen=True)
@@ -113,60 +109,6 @@ def classify(
     return results
 
 
-def resolve_overlaps(
-    boxes: NDArray[np.floating], masks: Sequence[Mask], classifications: Sequence[Classification], overlap: float = 0.5
-) -> list[Classification]:
-    """Choose between proposals of one frame that claim the same pixels; those not chosen become "Unknown".
-
-    How well a proposal fits grows with its score, its margin, and the likeness of its box to the box of its mask: a
-    mask that fills only a part of its box was cut out of too wide a reading. Proposals are taken from the best fitting
-    down; one whose mask shares more than ``overlap`` of the smaller of the two masks with one already taken becomes
-    "Unknown", its score and margin kept.
-
-    Args:
-        boxes: (n, 4), x1, y1, x2, y2 in pixels.
-        masks: n masks.
-        classifications: n results of ``classify``.
-        overlap: share of the smaller mask that two objects may have in common, 0–1.
-    """
-    extents = np.array([_extent(mask) for mask in masks], dtype=np.float64).reshape(-1, 4)
-    tightness = np.diag(iou_matrix(boxes, extents)) if len(masks) else np.empty(0)
-    fit = [
-        float(tight) ** 0.5 * (result.score + result.margin)
-        for tight, result in zip(tightness, classifications, strict=True)
-    ]
-    taken: list[int] = []
-    results = list(classifications)
-    for index in sorted(range(len(results)), key=lambda index: (-fit[index], index)):
-        if results[index].label == UNKNOWN:
-            continue
-        if any(_shared(masks[index], masks[other]) > overlap for other in taken):
-            results[index] = replace(results[index], label=UNKNOWN)
-        else:
-            taken.append(index)
-    return results
-
-
-def _extent(mask: Mask) -> tuple[int, int, int, int]:
-    columns, rows = np.flatnonzero(mask.pixels.any(axis=0)), np.flatnonzero(mask.pixels.any(axis=1))
-    if len(columns) == 0:
-        return mask.x, mask.y, mask.x, mask.y
-    return mask.x + int(columns[0]), mask.y + int(rows[0]), mask.x + int(columns[-1]) + 1, mask.y + int(rows[-1]) + 1
-
-
-def _shared(first: Mask, second: Mask) -> float:
-    """Pixels in both masks, as a share of the smaller."""
-    left, top = max(first.x, second.x), max(first.y, second.y)
-    right = min(first.x + first.pixels.shape[1], second.x + second.pixels.shape[1])
-    bottom = min(first.y + first.pixels.shape[0], second.y + second.pixels.shape[0])
-    smaller = min(first.area, second.area)
-    if left >= right or top >= bottom or smaller == 0:
-        return 0.0
-    one = first.pixels[top - first.y : bottom - first.y, left - first.x : right - first.x]
-    other = second.pixels[top - second.y : bottom - second.y, left - second.x : right - second.x]
-    return float((one & other).sum()) / smaller
-
-
 def _class_scores(vectors: NDArray[np.float32], examples: NDArray[np.float32], top_k: int) -> NDArray[np.float64]:
     similarities = (vectors @ examples.T).astype(np.float64)
     return np.asarray(np.sort(similarities, axis=1)[:, -top_k:].mean(axis=1))
@@ -206,8 +148,9 @@ def load_support(
     """Read a support set: a folder a class, each with pictures of one object.
 
     Each picture goes the way of a detected object: its box is the picture less a small margin, the segmenter cuts the
-    object out, and the crop is embedded, so that examples and objects are compared like with like. Hidden files are
-    skipped. The folder ``_background`` may hold pictures of what is no object of any class.
+    object out, and the crop is embedded, so that examples and objects are compared like with like. It is embedded in
+    24 turns, for an embedder may tell how a thing is turned. Hidden files are skipped. The folder ``_background`` may
+    hold pictures of what is no object of any class; those that show nothing at all are skipped.
 
     Args:
         folder: the support folder.
@@ -220,27 +163,45 @@ def load_support(
         UserError: the folder is missing, a class folder is no class of the project, or has no readable picture.
     """
     found = support_classes(folder, classes)
-    names = [*found, BACKGROUND] if (folder / BACKGROUND).is_dir() else list(found)
-    vectors = {name: _folder_vectors(folder / name, embedder, read_image, segmenter) for name in names}
-    return SupportSet({name: vectors[name] for name in found}, vectors.get(BACKGROUND))
+    vectors = {name: embedder.embed(_turned_crops(folder / name, read_image, segmenter)) for name in found}
+    nothing = _turned_crops(folder / BACKGROUND, read_image, segmenter) if (folder / BACKGROUND).is_dir() else []
+    return SupportSet(vectors, embedder.embed(nothing) if nothing else None)
 
 
-def _folder_vectors(
-    folder: Path, embedder: Embedder, read_image: Callable[[Path], Image], segmenter: Segmenter
-) -> NDArray[np.float32]:
-    crops, refused = [], []
+def _turned_crops(folder: Path, read_image: Callable[[Path], Image], segmenter: Segmenter) -> list[Image]:
+    """Crops of the object of each picture in a folder, in each of its turns."""
+    crops: list[Image] = []
+    readable, refused = 0, []
     for path in sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")):
         try:
             image = read_image(path)
         except UserError as error:
             refused.append(f"{path.name}: {error}")
             continue
+        readable += 1
         height, width = image.shape[:2]
         edge = max(1.0, MARGIN * min(height, width)) if min(height, width) > 8 else 0.0
         box = np.array([[edge, edge, width - edge, height - edge]])
         mask = segmenter.segment([image], [box])[0][0]
-        crops.append(crop_object(image, box[0], mask))
-    if not crops:
+        if folder.name == BACKGROUND and mask.score < LEAST_SCORE:
+            continue  # an empty picture has no shape to compare with
+        crop = crop_object(image, box[0], mask)
+        crops.extend(turned(crop, angle) for angle in range(0, 360, TURN_STEP))
+    if not readable:
         why = f" ({refused[0]})" if refused else ""
         raise UserError(f"{folder}: has no readable picture{why}; put example pictures of the class into it")
-    return embedder.embed(crops)
+    return crops
+
+
+def turned(crop: Image, degrees: float) -> Image:
+    """A crop turned about its centre, grey where nothing of it lies: (side, side, 3), uint8."""
+    if degrees == 0:
+        return crop
+    side = crop.shape[0]
+    centre = ((side - 1) / 2, (side - 1) / 2)
+    matrix = cv2.getRotationMatrix2D(centre, degrees, 1.0)
+    picture = np.asarray(cv2.warpAffine(crop, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE), dtype=np.uint8)
+    inside = cv2.warpAffine(silhouette(crop).astype(np.float32), matrix, (side, side)) > 0.5
+    if inside.any():
+        picture[~inside] = NEUTRAL
+    return picture

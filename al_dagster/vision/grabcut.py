@@ -1,6 +1,7 @@
 """Masks from boxes by GrabCut."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -9,8 +10,10 @@ from scipy import ndimage
 
 from al_dagster.vision import regions
 from al_dagster.vision.backdrop import Difference, surface_difference
+from al_dagster.vision.necks import LEVEL_STEP, split_touching
+from al_dagster.vision.parallel import map_images
 from al_dagster.vision.protocols import Image, Mask
-from al_dagster.vision.regions import evidence_of, smoothed, split_touching
+from al_dagster.vision.regions import evidence_of, smoothed
 from al_dagster.vision.revisions import code_revision
 
 CONTEXT = 0.25
@@ -18,10 +21,15 @@ WORKING_SIDE = 96
 ITERATIONS = 2
 SMALLEST_SHARE = 0.03
 HOLE_SHARE = 0.02
+BUMP = 0.5
+"""Half the width, as a share of the mask's largest inner radius, up to which a part of a mask is a bump."""
+LEAST_EXTENT = 0.6
+"""Share of the box around a mask that must remain when its bumps are taken off."""
 LEAST_AROUND = 20
 MOST = 4.0
 FALLBACK_SCORE = 0.05
 SEED = 20
+NECK = 0.6
 
 
 class GrabCutSegmenter:
@@ -42,6 +50,9 @@ class GrabCutSegmenter:
         side=WORKING_SIDE,
         iterations=ITERATIONS,
         shares=[SMALLEST_SHARE, HOLE_SHARE],
+        necks=[NECK, LEVEL_STEP],
+        bumps=[BUMP, LEAST_EXTENT],
+        levels=[LEAST_AROUND, MOST, FALLBACK_SCORE],
         seed=SEED,
         regions=regions.PARAMETERS,
     )
@@ -63,10 +74,10 @@ class GrabCutSegmenter:
         Returns:
             For each image, one mask a box, in the order of the boxes, none empty.
         """
-        return [
-            [_segment(image, box) for box in np.asarray(image_boxes, dtype=np.float64).reshape(-1, 4)]
-            for image, image_boxes in zip(images, boxes, strict=True)
-        ]
+        found = [np.asarray(image_boxes, dtype=np.float64).reshape(-1, 4) for image_boxes in boxes]
+        single = [(image, box) for image, image_boxes in zip(images, found, strict=True) for box in image_boxes]
+        masks = iter(map_images(lambda pair: _segment(*pair), single))
+        return [list(islice(masks, len(image_boxes))) for image_boxes in found]
 
 
 def whole_pixels(box: NDArray[np.floating], width: int, height: int) -> tuple[int, int, int, int]:
@@ -145,7 +156,7 @@ def _cleaned(cut: NDArray[np.bool_], inner: tuple[int, int, int, int]) -> NDArra
     filled = ndimage.binary_fill_holes(within).astype(np.uint8)
     if area > 400:
         filled = cv2.morphologyEx(filled, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3)))
-    parts = split_touching(filled)
+    parts = split_touching(filled, NECK)[0]
     spans = [
         0.0 if window is None else (window[0].stop - window[0].start) * (window[1].stop - window[1].start) / area
         for window in ndimage.find_objects(parts)
@@ -155,10 +166,32 @@ def _cleaned(cut: NDArray[np.bool_], inner: tuple[int, int, int, int]) -> NDArra
     fits = np.where(sizes >= SMALLEST_SHARE, np.array(spans) + 0.5 * sizes, 0.0)
     if fits.size == 0 or fits.max() == 0:
         return np.zeros_like(cut)
-    kept = (parts == 1 + int(fits.argmax())) & (within > 0)
+    kept = _without_bumps((parts == 1 + int(fits.argmax())) & (within > 0))
     holes, count = ndimage.label(~kept)
     small = np.flatnonzero(np.bincount(holes.ravel(), minlength=count + 1)[1:] <= HOLE_SHARE * kept.sum()) + 1
     return np.asarray(kept | np.isin(holes, small))
+
+
+def _without_bumps(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask without what sticks out of it and is thin beside it, such as the edge of a neighbour that it touches."""
+    filled = np.pad(ndimage.binary_fill_holes(mask).astype(np.uint8), 1)
+    radius = int(BUMP * cv2.distanceTransform(filled, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max())
+    if radius < 2:
+        return mask
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    opened = cv2.morphologyEx(np.pad(filled, radius), cv2.MORPH_OPEN, kernel)[radius:-radius, radius:-radius]
+    # Opening rounds corners off: a hexagon's by 0.155 times the radius.
+    back = 2 * round(0.155 * radius + 1) + 1
+    near = cv2.dilate(opened, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (back, back)))[1:-1, 1:-1] > 0
+    smooth = mask & near
+    # What reaches across the box is a handle or a shank and no bump.
+    return smooth if _extent(smooth) >= LEAST_EXTENT * _extent(mask) else mask
+
+
+def _extent(mask: NDArray[np.bool_]) -> int:
+    """Area in pixels of the box around a mask, at least 1."""
+    _, _, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return max(1, width * height)
 
 
 def _distinctness(image: Image, cut: NDArray[np.bool_]) -> float:

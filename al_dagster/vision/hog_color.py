@@ -15,18 +15,21 @@ SIDE = 64
 """Side in pixels of the aligned picture that the features are measured on."""
 
 MARGIN = 2
+LEAST_ELONGATION = 1.2
+"""Length over width from which an object has a direction."""
 RINGS = 7
-WEIGHTS = {"hog": 4.9, "corners": 3.5, "proportions": 1.5, "rings": 4.5, "colour": 0.4}
+WEIGHTS = {"hog": 4.9, "corners": 3.5, "proportions": 2.4, "rings": 4.05, "colour": 0.4}
 """Share of each group of features in the likeness of two objects, as the square root."""
 
 
 class HogColorEmbedder:
-    """Vectors of HOG, outline and colour, the same however the object is turned in the picture plane.
+    """Vectors of HOG, outline and colour, the same however a long object is turned in the picture plane.
 
     A crop made with a mask is first turned so that the object's long axis lies level and its heavier end is on the
-    left, and scaled to fill 64×64 pixels. The vector joins, each group scaled to its weight: HOG of the turned object;
-    codes of the corners of its outline, which no turn changes; codes of its proportions; brightness, contrast and
-    coverage in rings around its centre; and a histogram of its Lab colours.
+    left, and scaled to fill 64×64 pixels. A round object, which has no long axis, is scaled only. The vector joins,
+    each group scaled to its weight: HOG of the turned object; codes of the corners of its outline, which no turn
+    changes; codes of its proportions; brightness, contrast and coverage in rings around its centre; and a histogram of
+    its Lab colours.
     """
 
     model_id = "hog-color"
@@ -36,7 +39,14 @@ class HogColorEmbedder:
         self._hog = cv2.HOGDescriptor((SIDE, SIDE), (16, 16), (16, 16), (8, 8), 9)
         self.dimension = len(self._features(np.zeros((8, 8, 3), dtype=np.uint8)))
         self.revision = code_revision(
-            "1", side=SIDE, margin=MARGIN, rings=RINGS, weights=WEIGHTS, dimension=self.dimension
+            "1",
+            side=SIDE,
+            margin=MARGIN,
+            elongation=LEAST_ELONGATION,
+            rings=RINGS,
+            weights=WEIGHTS,
+            outlines=outlines.PARAMETERS,
+            dimension=self.dimension,
         )
 
     def load(self) -> None:
@@ -77,7 +87,8 @@ class HogColorEmbedder:
 def aligned(crop: Image) -> tuple[Image, NDArray[np.bool_]]:
     """The object turned level, heavier end to the left, and scaled to fill the picture, with its silhouette.
 
-    A crop made without a mask is only scaled.
+    An object not a fifth longer than wide keeps its turn, for its axes would be those of its noise. A crop made
+    without a mask is only scaled.
     """
     inside = silhouette(crop)
     if inside.all():
@@ -86,9 +97,11 @@ def aligned(crop: Image) -> tuple[Image, NDArray[np.bool_]]:
     points = np.argwhere(inside)[:, ::-1].astype(np.float64)
     centre = points.mean(axis=0)
     offsets = points - centre
-    axes = np.linalg.eigh(offsets.T @ offsets)[1][:, ::-1].T
+    spreads, directions = np.linalg.eigh(offsets.T @ offsets)
+    is_long = spreads[1] > LEAST_ELONGATION**2 * spreads[0]
+    axes = directions[:, ::-1].T if is_long else np.eye(2)
     skew = ((offsets @ axes.T) ** 3).mean(axis=0)
-    turn = axes * np.where(skew < 0, -1.0, 1.0)[:, None]
+    turn = axes * np.where(skew < 0, -1.0, 1.0)[:, None] if is_long else axes
     extent = offsets @ turn.T
     low, high = extent.min(axis=0), extent.max(axis=0)
     scale = (SIDE - 2 * MARGIN) / (float((high - low).max()) + 1.0)

@@ -8,6 +8,7 @@ DIRECTIONS = 64
 HARMONICS = 9
 SPIKE = 3
 """Radius in pixels of the bumps that are smoothed away from an outline before it is measured."""
+PARAMETERS = [DIRECTIONS, HARMONICS, SPIKE]
 
 
 def codes(

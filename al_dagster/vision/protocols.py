@@ -50,6 +50,21 @@ class Mask:
         return canvas
 
 
+@dataclass(frozen=True)
+class Classification:
+    """What an object was taken for.
+
+    Args:
+        label: a class of the support set, or ``Unknown``.
+        score: mean cosine similarity to the nearest examples of the best class, -1 to 1.
+        margin: lead of the best class over the second, 0–2; equal to the score where there is one class only.
+    """
+
+    label: str
+    score: float
+    margin: float
+
+
 class Model(Protocol):
     """What every model has.
 

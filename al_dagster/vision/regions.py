@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from al_dagster.vision import backdrop
 from al_dagster.vision.backdrop import Difference, gradient, surface_difference
 from al_dagster.vision.protocols import Image
 
@@ -12,12 +13,19 @@ COLOUR = 5.0
 BRIGHT = 5.0
 EDGE = 2.2
 GREY_SURFACE = 0.25
-NECK = 0.6
-LEVEL_STEP = 0.5
 LEAST_PIXELS = 50
+SEED = 20
+TWO_COLOURS = 15.0
+"""Distance of two colours in 8-bit Lab from which they may be of two things."""
 RELATIVE = 0.4
 MOST = 4.0
-PARAMETERS = {"evidence": [COLOUR, BRIGHT, EDGE, GREY_SURFACE], "neck": NECK, "relative": [RELATIVE, MOST]}
+PARAMETERS = {
+    "backdrop": backdrop.PARAMETERS,
+    "evidence": [COLOUR, BRIGHT, EDGE, GREY_SURFACE],
+    "least_pixels": LEAST_PIXELS,
+    "relative": [RELATIVE, MOST],
+    "colours": [TWO_COLOURS, SEED],
+}
 """What the regions depend on."""
 
 
@@ -70,57 +78,40 @@ def solid(objects: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.asarray(cv2.morphologyEx(filled, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))))
 
 
-def split_touching(objects: NDArray[np.uint8], neck: float = NECK) -> NDArray[np.int32]:
-    """Label the parts of a binary image, cutting where it narrows.
-
-    The distance to the outline is flooded from its peaks downwards. Where two parts meet, they become one if the
-    passage between them is at least ``neck`` times as wide as the narrower of the two, and stay apart if not.
+def split_by_colour(image: Image, objects: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Label the parts of a binary image, cutting each connected one between its two main colours.
 
     Returns:
-        (height, width), int32: 0 outside, different numbers inside.
+        (height, width), int32: 0 outside, different numbers inside; slivers along the cut belong to no part.
     """
+    lab = cv2.cvtColor(smoothed(image), cv2.COLOR_RGB2LAB).astype(np.float32)
     _, blobs = cv2.connectedComponents(objects, connectivity=8)
     result = np.zeros(objects.shape, dtype=np.int32)
     used = 0
     for blob, window in enumerate(ndimage.find_objects(blobs), 1):
         inside = blobs[window] == blob
-        parts = _split(inside.astype(np.uint8), neck)
-        result[window][inside] = parts[inside] + used
-        used += int(parts.max())
+        if inside.sum() < 2 * LEAST_PIXELS:
+            continue
+        cv2.setRNGSeed(SEED)
+        criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
+        _, nearest, centres = cv2.kmeans(lab[window][inside], 2, None, criteria, 2, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
+        if np.linalg.norm(centres[0] - centres[1]) < TWO_COLOURS:
+            continue
+        own_masks = [_smooth_part(inside, nearest.ravel() == colour) for colour in (0, 1)]
+        if min(own.sum() for own in own_masks) < LEAST_PIXELS:
+            continue  # the second colour is that of the rim
+        for own in own_masks:
+            count, parts = cv2.connectedComponents(own, connectivity=8)
+            result[window] = np.where((parts > 0) & inside, parts + used, result[window])
+            used += count - 1
     return result
 
 
-def _split(blob: NDArray[np.uint8], neck: float) -> NDArray[np.int32]:
-    """The parts of one connected blob, numbered from 1 with gaps."""
-    depth = cv2.distanceTransform(np.pad(blob, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    labels = np.zeros(blob.shape, dtype=np.int32)
-    peaks: dict[int, float] = {}
-    for level in np.arange(np.floor(2 * depth.max()) / 2, -LEVEL_STEP, -LEVEL_STEP):
-        count, components = cv2.connectedComponents((depth > level).astype(np.uint8), connectivity=8)
-        pairs = np.unique(components[labels > 0] * (len(peaks) + 1) + labels[labels > 0])
-        for component in range(1, count):
-            meeting = [int(pair) % (len(peaks) + 1) for pair in pairs if pair // (len(peaks) + 1) == component]
-            meeting.sort(key=lambda label: -peaks[label])
-            for smaller in meeting[1:]:
-                if level + LEVEL_STEP >= neck * peaks[smaller]:
-                    labels[labels == smaller] = meeting[0]
-        met = np.unique(components[labels > 0])
-        for component in np.setdiff1d(np.arange(1, count), met):
-            peaks[len(peaks) + 1] = float(level + LEVEL_STEP)
-            labels[components == component] = len(peaks)
-        labels = _grown(labels, components)
-    return labels
-
-
-def _grown(labels: NDArray[np.int32], components: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Labels spread over the rest of their components."""
-    kernel = np.ones((3, 3), np.uint8)
-    while True:
-        missing = (components > 0) & (labels == 0)
-        if not missing.any():
-            return labels
-        spread = cv2.dilate(labels.astype(np.float32), kernel).astype(np.int32)
-        reached = missing & (spread > 0)
-        if not reached.any():
-            return labels
-        labels = np.where(reached, spread, labels)
+def _smooth_part(inside: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The chosen ones of the pixels inside, gaps closed, holes filled and slivers removed: 0 or 1."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    own = np.zeros(inside.shape, dtype=np.uint8)
+    own[inside] = chosen
+    closed = cv2.morphologyEx(np.pad(cv2.medianBlur(own, 5), 4), cv2.MORPH_CLOSE, kernel)[4:-4, 4:-4]
+    filled = ndimage.binary_fill_holes(closed).astype(np.uint8)
+    return np.asarray(cv2.morphologyEx(filled, cv2.MORPH_OPEN, kernel), dtype=np.uint8)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from al_dagster.core.errors import UserError
-from al_dagster.vision.fewshot import Classification, SupportSet, classify, load_support, resolve_overlaps
+from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
+from al_dagster.vision.fewshot import REVISION, TURN_STEP, SupportSet, classify, load_support, turned
 from al_dagster.vision.grabcut import GrabCutSegmenter
 from al_dagster.vision.hog_color import HogColorEmbedder
 from al_dagster.vision.protocols import UNKNOWN, Mask
@@ -75,29 +76,6 @@ def test_the_revision_changes_with_the_vectors_and_not_with_their_making():
     assert same.revision == SUPPORT.revision != other.revision
 
 
-def _mask(x, y, side):
-    return Mask(np.ones((side, side), bool), x, y, 1.0)
-
-
-def test_of_two_readings_of_the_same_pixels_the_better_fitting_stays():
-    boxes = np.array([[0, 0, 20, 20], [0, 0, 40, 40], [60, 60, 80, 80]])
-    masks = [_mask(0, 0, 20), _mask(0, 0, 20), _mask(60, 60, 20)]
-    results = [Classification("a", 0.8, 0.1), Classification("b", 0.85, 0.1), Classification("a", 0.7, 0.1)]
-    chosen = resolve_overlaps(boxes, masks, results)
-    assert [result.label for result in chosen] == ["a", UNKNOWN, "a"]
-    assert chosen[1].score == 0.85
-
-
-def test_an_unknown_reading_does_not_push_a_known_one_aside():
-    results = [Classification(UNKNOWN, 0.9, 0.5), Classification("a", 0.6, 0.1)]
-    chosen = resolve_overlaps(np.array([[0, 0, 9, 9]] * 2), [_mask(0, 0, 9)] * 2, results)
-    assert [result.label for result in chosen] == [UNKNOWN, "a"]
-
-
-def test_no_proposals_need_no_choice():
-    assert resolve_overlaps(np.empty((0, 4)), [], []) == []
-
-
 @pytest.fixture
 def folder(tmp_path):
     for number, (name, color) in enumerate({"disc": (40, 180, 200), "bar": (200, 200, 190)}.items()):
@@ -111,6 +89,9 @@ def folder(tmp_path):
     return tmp_path
 
 
+TURNS = 360 // TURN_STEP
+
+
 def _load(folder, read_rgb, classes=("bar", "disc")):
     return load_support(folder, classes, HogColorEmbedder(), read_rgb, segmenter=GrabCutSegmenter())
 
@@ -122,17 +103,65 @@ def test_a_support_set_is_read_from_a_folder_a_class(folder, read_rgb):
     assert _load(folder, read_rgb, ("screw", "bar", "disc")).revision == support.revision
 
 
-def test_a_background_folder_is_no_class(folder, read_rgb):
+def _write_background(folder, *things):
+    """Pictures of a table in the folder ``_background``, with a thin cross on it where a thing is asked for."""
     (folder / "_background").mkdir()
-    cv2.imwrite(str(folder / "_background" / "1.png"), np.full((40, 40, 3), 90, np.uint8))
+    for number, thing in enumerate(things):
+        picture = np.full((80, 80, 3), (60, 90, 120), np.uint8)
+        if thing:
+            cv2.line(picture, (16, 16), (64, 64), (220, 210, 60), 5)
+            cv2.line(picture, (64, 16), (16, 64), (220, 210, 60), 5)
+        cv2.imwrite(str(folder / "_background" / f"{number}.png"), picture)
+
+
+def test_a_background_folder_is_no_class(folder, read_rgb):
+    _write_background(folder, True)
     support = _load(folder, read_rgb)
     assert support.classes == ("bar", "disc")
     assert support.background is not None
 
 
+def test_background_pictures_without_anything_are_skipped(folder, read_rgb):
+    _write_background(folder, True, False, False)
+    support = _load(folder, read_rgb)
+    assert len(support.background) == TURNS
+
+
+def test_a_background_folder_of_empty_pictures_only_is_like_none(folder, read_rgb):
+    _write_background(folder, False)
+    assert _load(folder, read_rgb).background is None
+
+
+def test_an_example_is_taken_in_every_turn(folder, read_rgb):
+    support = _load(folder, read_rgb)
+    image = np.full((200, 200, 3), (120, 90, 60), np.uint8)
+    corners = cv2.boxPoints(((100, 100), (60, 14), 40))
+    cv2.fillPoly(image, [np.round(corners).astype(np.int32)], (190, 200, 200))
+    box = np.array([[70.0, 70, 130, 130]])
+    mask = GrabCutSegmenter().segment([image], [box])[0][0]
+    result = classify(HogColorEmbedder().embed([crop_object(image, box[0], mask)]), support, 0.8)[0]
+    assert result.label == "bar"
+
+
+def test_a_turned_crop_shows_the_same_thing_on_neutral_grey():
+    pixels = np.zeros((60, 60), bool)
+    pixels[20:40, 5:55] = True
+    crop = crop_object(np.full((60, 60, 3), (200, 60, 60), np.uint8), np.array([0, 0, 60, 60]), Mask(pixels, 0, 0, 1.0))
+    upright = turned(crop, 90)
+    assert upright.shape == crop.shape
+    assert np.array_equal(silhouette(upright), np.rot90(silhouette(crop)))
+    assert silhouette(turned(crop, 45)).sum() == pytest.approx(pixels.sum(), rel=0.05)
+    assert (turned(crop, 45)[0] == NEUTRAL).all()
+
+
+def test_the_revision_is_a_word_of_hex_characters():
+    assert len(REVISION) == 8
+    assert int(REVISION, 16) >= 0
+
+
 def test_an_unreadable_picture_is_passed_over_if_others_remain(folder, read_rgb):
     (folder / "bar" / "broken.jpg").write_text("no picture")
-    assert len(_load(folder, read_rgb).vectors["bar"]) == 1
+    assert len(_load(folder, read_rgb).vectors["bar"]) == TURNS
 
 
 def test_a_missing_folder_is_named(tmp_path, read_rgb):

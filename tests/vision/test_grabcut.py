@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,24 @@ def test_the_same_box_gives_the_same_mask_to_the_bit(tabletop, disc_and_bar):
     first, second = GrabCutSegmenter().segment([tabletop, tabletop], [disc_and_bar, disc_and_bar[::-1]])
     assert np.array_equal(first[0].pixels, second[1].pixels)
     assert first[0].score == second[1].score
+
+
+def test_the_edge_of_a_neighbour_that_touches_is_no_part_of_the_object():
+    image = np.full((140, 180, 3), (60, 90, 120), np.uint8)
+    cv2.circle(image, (70, 70), 32, (200, 190, 60), -1)
+    rows, columns = np.indices(image.shape[:2])
+    disc = np.hypot(columns - 70, rows - 70) <= 32.5
+    cv2.line(image, (20, 36), (150, 36), (200, 190, 60), 7)
+    mask = GrabCutSegmenter().segment([image], [np.array([[36, 36, 104, 104]])])[0][0].full(180, 140)
+    assert (mask & disc).sum() / (mask | disc).sum() > 0.91
+
+
+def test_a_handle_that_is_thin_beside_the_rest_stays():
+    image = np.full((140, 260, 3), (60, 90, 120), np.uint8)
+    cv2.line(image, (70, 70), (220, 70), (200, 190, 60), 11)
+    cv2.circle(image, (70, 70), 32, (200, 190, 60), -1)
+    mask = GrabCutSegmenter().segment([image], [np.array([[36, 36, 228, 104]])])[0][0].full(260, 140)
+    assert mask[70, 120:215].mean() > 0.9
 
 
 def test_where_nothing_stands_out_the_mask_is_an_ellipse_with_a_low_score():

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from al_dagster.vision.crops import crop_object
-from al_dagster.vision.hog_color import HogColorEmbedder
+from al_dagster.vision.hog_color import HogColorEmbedder, aligned
 from al_dagster.vision.protocols import Mask
 
 
@@ -45,9 +45,18 @@ def test_a_turned_bar_is_more_like_itself_than_like_another_shape(angle):
     assert bar @ turned > bar @ disc + 0.2
 
 
-def test_a_hexagon_is_told_from_a_disc_at_any_angle():
-    six, turned, disc = HogColorEmbedder().embed([_drawn(6, 0), _drawn(6, 25), _drawn(0, 0)])
-    assert six @ turned > six @ disc
+@pytest.mark.parametrize("angle", [0, 10, 25, 31, 44])
+def test_a_hexagon_is_told_from_a_disc_by_a_hexagon_in_a_few_turns(angle):
+    embedder = HogColorEmbedder()
+    examples = embedder.embed([_drawn(6, turn) for turn in range(0, 60, 15)])
+    turned, disc = embedder.embed([_drawn(6, angle), _drawn(0, 0)])
+    assert (examples @ turned).max() > (examples @ disc).max() + 0.05
+
+
+def test_a_round_thing_is_left_as_it_lies():
+    level, tilted = (aligned(_drawn(6, angle))[1] for angle in (0, 30))
+    assert np.array_equal(level, aligned(_drawn(6, 0))[1])
+    assert (level != tilted).mean() > 0.03
 
 
 def test_another_colour_is_less_alike():

@@ -1,0 +1,38 @@
+"""Work on several images at a time."""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def map_images(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+    """Apply a function to each item, as many at a time as there are processors.
+
+    OpenCV and NumPy release the interpreter while they compute, so threads are enough. The function must depend on
+    nothing but its item; OpenCV's random numbers are each thread's own.
+
+    Args:
+        work: what is done with an item; it must not call ``map_images`` itself.
+        items: the items.
+
+    Returns:
+        The results in the order of the items.
+
+    Raises:
+        Exception: what ``work`` raised for the first item it failed on.
+    """
+    found = list(items)
+    if len(found) < 2:
+        return [work(item) for item in found]
+    return list(_pool(os.getpid()).map(work, found))
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """The threads of a process; a forked one, which has none of its parent's threads, makes its own."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"vision-{process}")
