@@ -59,7 +59,7 @@ class SheetItem:
     masks: Sequence[CroppedMask] | None = None
 
 
-def contact_sheet(items: Sequence[SheetItem], *, columns: int = 4, tile: int = 280, max_bytes: int = 100_000) -> bytes:
+def contact_sheet(items: Sequence[SheetItem], *, columns: int = 4, tile: int = 260, max_bytes: int = 100_000) -> bytes:
     """A sheet of thumbnails with what was found drawn on them, as a JPEG file.
 
     Args:
@@ -87,17 +87,19 @@ def contact_sheet(items: Sequence[SheetItem], *, columns: int = 4, tile: int = 2
 def _draw_sheet(items: Sequence[SheetItem], columns: int, tile: int) -> Pillow.Image:
     counts = Counter(label for item in items for label in item.labels)
     colours = {label: COLOURS[index % len(COLOURS)] for index, label in enumerate(sorted(counts))}
-    rows = -(-len(items) // columns)
     width = columns * (tile + _GAP) + _GAP
-    font = _font(counts, max(11, tile // 18))
+    font = _font(counts, max(11, tile // 24))
     legend = _legend(counts, colours, width, font)
-    sheet = Pillow.new("RGB", (width, rows * (tile + _GAP) + _GAP + legend.height), _BACKGROUND)
-    for index, item in enumerate(items):
-        row, column = divmod(index, columns)
-        thumbnail = _thumbnail(item, colours, tile, font)
-        left = _GAP + column * (tile + _GAP) + (tile - thumbnail.width) // 2
-        top = _GAP + row * (tile + _GAP) + (tile - thumbnail.height) // 2
-        sheet.paste(thumbnail, (left, top))
+    thumbnails = [_thumbnail(item, colours, tile, font) for item in items]
+    rows = [thumbnails[start : start + columns] for start in range(0, len(thumbnails), columns)]
+    heights = [max(thumbnail.height for thumbnail in row) for row in rows]
+    sheet = Pillow.new("RGB", (width, sum(heights) + (len(rows) + 1) * _GAP + legend.height), _BACKGROUND)
+    top = _GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, thumbnail in enumerate(row):
+            left = _GAP + column * (tile + _GAP) + (tile - thumbnail.width) // 2
+            sheet.paste(thumbnail, (left, top + (height - thumbnail.height) // 2))
+        top += height + _GAP
     sheet.paste(legend, (0, sheet.height - legend.height))
     return sheet
 

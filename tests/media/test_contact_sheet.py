@@ -87,7 +87,12 @@ def test_an_image_without_objects_needs_no_legend():
 
 def test_as_many_rows_as_the_images_need():
     items = [SheetItem(grey(60, 80))] * 7
-    assert opened(contact_sheet(items, columns=3, tile=100)).shape == (3 * 106 + 6, 3 * 106 + 6, 3)
+    assert opened(contact_sheet(items, columns=3, tile=100)).shape == (3 * 81 + 6, 3 * 106 + 6, 3)
+
+
+def test_a_row_is_as_high_as_its_highest_image():
+    items = [SheetItem(grey(60, 80)), SheetItem(grey(80, 60)), SheetItem(grey(40, 80))]
+    assert opened(contact_sheet(items, columns=2, tile=100)).shape == (106 + 56 + 6, 2 * 106 + 6, 3)
 
 
 def test_no_images_or_no_room_is_refused():
