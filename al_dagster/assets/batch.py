@@ -41,9 +41,7 @@ def each_batch(context: dg.AssetExecutionContext, stage: "Callable[[str], StageR
     return NewTables(_each(context, stage))
 
 
-def _each(
-    context: dg.AssetExecutionContext, stage: "Callable[[str], StageResult]"
-) -> "Iterator[tuple[str, pa.Table]]":
+def _each(context: dg.AssetExecutionContext, stage: "Callable[[str], StageResult]") -> "Iterator[tuple[str, pa.Table]]":
     versions = []
     for key in context.partition_keys:
         started = time.perf_counter()

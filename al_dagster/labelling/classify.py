@@ -13,10 +13,9 @@ import pyarrow as pa
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
 from al_dagster.core.project import ClassificationConfig, ProjectConfig
-from al_dagster.labelling.segment import BOX_COLUMNS, read_mask
+from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
 from al_dagster.labelling.stage import Rows, StageResult, compute_new
 from al_dagster.media.reading import read_image
-from al_dagster.registry.masks import MaskStore
 from al_dagster.vision.fewshot import BACKGROUND, REVISION, SupportSet, classify, load_support, support_classes
 from al_dagster.vision.overlaps import resolve_overlaps
 from al_dagster.vision.profiles import Models
@@ -33,7 +32,7 @@ def classify_objects(
     *,
     project: ProjectConfig,
     models: Models,
-    masks: MaskStore,
+    masks: RunMasks,
     max_pixels: int,
 ) -> StageResult:
     """Name every embedded object by the support set; without one there is nothing to say.
@@ -47,7 +46,7 @@ def classify_objects(
         previous: the last classifications of this batch.
         project: classes, support folder and thresholds.
         models: the embedder and segmenter that the examples go through like any object.
-        masks: the mask store.
+        masks: where masks are kept.
         max_pixels: example pictures of more pixels are not read.
 
     Raises:
@@ -105,13 +104,13 @@ def _joined(detections: pa.Table, mask_table: pa.Table, embeddings: pa.Table) ->
         yield {**boxes[row["object_id"]], **row, "mask_path": paths[row["object_id"]], "embedding": vector}
 
 
-def _classified(rows: Rows, support: SupportSet, rules: ClassificationConfig, masks: MaskStore, model: str) -> Rows:
+def _classified(rows: Rows, support: SupportSet, rules: ClassificationConfig, masks: RunMasks, model: str) -> Rows:
     """The classifications of the objects of one frame."""
     vectors = np.stack([row["embedding"] for row in rows])
     found = classify(vectors, support, rules.threshold, rules.top_k, rules.min_margin)
     boxes = xywh_to_xyxy(np.array([[row[column] for column in BOX_COLUMNS] for row in rows]))
     if np.triu(iou_matrix(boxes, boxes), k=1).any():
-        cut = [read_mask(masks, row, row["mask_path"]) for row in rows]
+        cut = [masks.read(row, row["mask_path"]) for row in rows]
         found = resolve_overlaps(boxes, cut, found)
     return [
         {

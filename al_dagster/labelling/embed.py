@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.labelling.images import frame_images
-from al_dagster.labelling.segment import BOX_COLUMNS, read_mask
+from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
 from al_dagster.labelling.stage import Rows, StageResult, compute_new
 from al_dagster.media.loader import ImageLoader
-from al_dagster.registry.masks import MaskStore
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.protocols import Embedder, Image
 
@@ -27,7 +26,7 @@ def embed(
     previous: pa.Table,
     *,
     embedder: Embedder,
-    masks: MaskStore,
+    masks: RunMasks,
     images: ImageLoader,
 ) -> StageResult:
     """Embed every masked object that was not embedded with the same mask and model before.
@@ -38,7 +37,7 @@ def embed(
         mask_table: rows of ``core.schemas.MASKS``.
         previous: the last embeddings of this batch.
         embedder: the model.
-        masks: the mask store.
+        masks: where masks are kept.
         images: reads the frames ahead.
     """
     model = f"{embedder.model_id}@{embedder.revision}"
@@ -78,9 +77,9 @@ def embed(
     )
 
 
-def _crop(image: Image, box: dict[str, Any], mask_row: dict[str, Any], masks: MaskStore) -> Image:
+def _crop(image: Image, box: dict[str, Any], mask_row: dict[str, Any], masks: RunMasks) -> Image:
     x, y, w, h = (box[column] for column in BOX_COLUMNS)
-    return crop_object(image, np.array([x, y, x + w, y + h]), read_mask(masks, box, mask_row["mask_path"]))
+    return crop_object(image, np.array([x, y, x + w, y + h]), masks.read(box, mask_row["mask_path"]))
 
 
 def _row(object_id: str, frame_id: str, vector: NDArray[np.float32], embedder: Embedder) -> dict[str, Any]:

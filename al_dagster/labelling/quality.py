@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
 from al_dagster.core.verdict import Verdict
-from al_dagster.registry.masks import MaskStore
+from al_dagster.labelling.masks import RunMasks
 
 DUPLICATE_IOU = 0.95
 NORM_TOLERANCE = 1e-3
@@ -29,7 +29,7 @@ def boxes_inside_image(detections: pa.Table, frames: pa.Table) -> Verdict:
     limits = np.array([size[frame] for frame in detections["frame_id"].to_pylist()], dtype=float).reshape(-1, 2)
     corners = xywh_to_xyxy(_boxes(detections))
     rules = [corners[:, :2] >= 0, corners[:, 2:] <= limits + 0.01, corners[:, 2:] > corners[:, :2]]
-    return _verdict(detections, np.concatenate(rules, axis=1).all(axis=1))
+    return _verdict(detections, np.asarray(np.concatenate(rules, axis=1).all(axis=1)))
 
 
 def no_duplicate_boxes(detections: pa.Table) -> Verdict:
@@ -46,7 +46,7 @@ def no_duplicate_boxes(detections: pa.Table) -> Verdict:
     return _verdict(detections, single)
 
 
-def masks_inside_boxes(masks: pa.Table, detections: pa.Table, store: MaskStore) -> Verdict:
+def masks_inside_boxes(masks: pa.Table, detections: pa.Table, store: RunMasks) -> Verdict:
     """Every mask has pixels, lies inside its box to the pixel, and its file is there."""
     boxes = dict(zip(detections["object_id"].to_pylist(), xywh_to_xyxy(_boxes(detections)), strict=True))
     good = []

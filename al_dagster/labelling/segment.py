@@ -9,15 +9,14 @@ import pyarrow as pa
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.geometry import xywh_to_xyxy
 from al_dagster.labelling.images import frame_images
+from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
 from al_dagster.labelling.stage import Rows, StageResult, compute_new
 from al_dagster.media.loader import ImageLoader
-from al_dagster.registry.masks import MaskStore
 from al_dagster.vision.polygons import mask_polygons
 from al_dagster.vision.protocols import Mask, Segmenter
 
 CODE_VERSION = "1"
 IMAGES_PER_CALL = 8
-BOX_COLUMNS = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 
 
 def segment(
@@ -26,7 +25,7 @@ def segment(
     previous: pa.Table,
     *,
     segmenter: Segmenter,
-    masks: MaskStore,
+    masks: RunMasks,
     images: ImageLoader,
 ) -> StageResult:
     """Cut out every detected object that was not cut out of the same image by the same model before.
@@ -36,7 +35,7 @@ def segment(
         detections: rows of ``core.schemas.DETECTIONS``.
         previous: the last masks of this batch.
         segmenter: the model.
-        masks: the mask store.
+        masks: where masks are kept.
         images: reads the frames ahead.
     """
     model = f"{segmenter.model_id}@{segmenter.revision}"
@@ -89,35 +88,12 @@ def segment(
     )
 
 
-def _row(box: dict[str, Any], frame: dict[str, Any], mask: Mask, print_: str, masks: MaskStore) -> dict[str, Any]:
+def _row(box: dict[str, Any], frame: dict[str, Any], mask: Mask, print_: str, masks: RunMasks) -> dict[str, Any]:
     return {
         "object_id": box["object_id"],
         "frame_id": box["frame_id"],
-        "mask_path": masks.write(
-            box["object_id"],
-            print_,
-            mask.pixels,
-            offset=(mask.x, mask.y),
-            frame_size=(frame["width"], frame["height"]),
-        ),
+        "mask_path": masks.write(box["object_id"], print_, mask, (frame["width"], frame["height"])),
         "polygon": mask_polygons(mask),
         "area": float(mask.area),
         "score": round(float(mask.score), 6),
     }
-
-
-def read_mask(masks: MaskStore, box: dict[str, Any], mask_path: str) -> Mask:
-    """The stored mask of an object.
-
-    Args:
-        masks: the mask store.
-        box: a row with the box's columns.
-        mask_path: relative to the store.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    x, y, w, h = (box[column] for column in BOX_COLUMNS)
-    left, top = int(np.floor(x)), int(np.floor(y))
-    full = masks.read(mask_path)
-    return Mask(full[top : int(np.ceil(y + h)), left : int(np.ceil(x + w))], left, top, 1.0)

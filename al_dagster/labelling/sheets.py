@@ -10,12 +10,11 @@ import pyarrow as pa
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.core.geometry import xywh_to_xyxy
 from al_dagster.core.project import ProjectConfig
+from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
 from al_dagster.labelling.register import labelled_rows
-from al_dagster.labelling.segment import BOX_COLUMNS, read_mask
 from al_dagster.labelling.stage import Rows, StageResult
 from al_dagster.media.contact_sheet import SheetItem, contact_sheet
 from al_dagster.media.loader import ImageLoader
-from al_dagster.registry.masks import MaskStore
 from al_dagster.vision.protocols import UNKNOWN
 
 FRAMES_ON_SHEET = 12
@@ -32,7 +31,7 @@ def label_sheet(
     detections: pa.Table,
     masks: pa.Table,
     project: ProjectConfig,
-    store: MaskStore,
+    store: RunMasks,
     images: ImageLoader,
 ) -> StageResult:
     """The result with a picture of the masks and of the labels that the objects will have in the registry."""
@@ -42,7 +41,7 @@ def label_sheet(
 
 
 def _with_sheet(
-    result: StageResult, frames: pa.Table, objects: Rows, images: ImageLoader, store: MaskStore | None
+    result: StageResult, frames: pa.Table, objects: Rows, images: ImageLoader, store: RunMasks | None
 ) -> StageResult:
     by_frame: dict[str, Rows] = {}
     for row in objects:
@@ -59,7 +58,7 @@ def _with_sheet(
                 image,
                 boxes=xywh_to_xyxy(np.array([[row[column] for column in BOX_COLUMNS] for row in rows])),
                 labels=[row["label"] for row in rows],
-                masks=[read_mask(store, row, row["mask_path"]) for row in rows] if store else None,
+                masks=[store.read(row, row["mask_path"]) for row in rows] if store else None,
             )
         )
     return replace(result, contact_sheet=contact_sheet(items)) if items else result

@@ -77,7 +77,7 @@ def compute_new(
     empty: dict[str, str] = {}
     for unit, fingerprint in units:
         if unit in fresh_units:
-            places = range(len(prints) + len(fresh), len(prints) + len(fresh) + len(computed.get(unit, [])))
+            places = [len(prints) + len(fresh) + index for index in range(len(computed.get(unit, [])))]
             fresh += ({**row, "fingerprint": fingerprint} for row in computed.get(unit, []))
         else:
             places = stored.get(unit, [])

@@ -8,8 +8,8 @@ from pydantic import Field, PrivateAttr
 
 if TYPE_CHECKING:
     from al_dagster.core.project import ProjectConfig
+    from al_dagster.labelling.masks import RunMasks
     from al_dagster.registry.database import Registry
-    from al_dagster.registry.masks import MaskStore
 
 
 class RegistryResource(dg.ConfigurableResource):
@@ -20,6 +20,7 @@ class RegistryResource(dg.ConfigurableResource):
     duplicate_distance: int = Field(description="Bits in which the perceptual hashes of near-duplicates may differ.")
 
     _registry: "Registry | None" = PrivateAttr(default=None)
+    _masks: "RunMasks | None" = PrivateAttr(default=None)
 
     def open(self) -> "Registry":
         """The registry, open until the run ends."""
@@ -39,14 +40,18 @@ class RegistryResource(dg.ConfigurableResource):
 
         return get_project(self.open(), name)
 
-    def masks(self) -> "MaskStore":
-        """The mask store."""
-        from al_dagster.registry.masks import MaskStore
+    def masks(self) -> "RunMasks":
+        """The mask store, with the masks that this run has made in memory."""
+        if self._masks is None:
+            from al_dagster.labelling.masks import RunMasks
+            from al_dagster.registry.masks import MaskStore
 
-        return MaskStore(Path(self.masks_dir))
+            self._masks = RunMasks(MaskStore(Path(self.masks_dir)))
+        return self._masks
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """Close the connections of the run."""
+        """Close the connections of the run and free its masks."""
+        self._masks = None
         if self._registry is not None:
             self._registry.dispose()
             self._registry = None

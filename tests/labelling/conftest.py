@@ -14,6 +14,7 @@ from al_dagster.labelling.detect import detect
 from al_dagster.labelling.embed import embed
 from al_dagster.labelling.ingest import frame, ingest
 from al_dagster.labelling.intake import take_folder
+from al_dagster.labelling.masks import RunMasks
 from al_dagster.labelling.register import register
 from al_dagster.labelling.segment import segment
 from al_dagster.labelling.stage import StageResult
@@ -31,7 +32,7 @@ class Chain:
     """The last table of each stage, and how to run a stage again."""
 
     registry: Registry
-    masks: MaskStore
+    masks: RunMasks
     images: ImageLoader
     models: Models
     project: ProjectConfig
@@ -134,4 +135,4 @@ def chain(home) -> Iterator[Chain]:
     with open_registry(home.settings.database_url) as registry, ImageLoader(MAX_PIXELS, 64) as images:
         (key,) = take_folder(registry, home.pictures(2), project, batch_size=256)
         with build_models("embedded") as models:
-            yield Chain(registry, MaskStore(home.settings.masks_dir), images, models, project, key)
+            yield Chain(registry, RunMasks(MaskStore(home.settings.masks_dir)), images, models, project, key)

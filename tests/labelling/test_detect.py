@@ -72,7 +72,9 @@ def test_an_unknown_class_is_an_error_even_of_a_batch_without_frames(chain, home
 
 
 def test_boxes_are_cut_to_the_image_and_those_without_area_dropped(chain):
-    result = with_detector(chain, [[-5, -5, 20, 20], [150, 100, 180, 140], [200, 10, 220, 30]], [0.9, 0.8, 0.7], [0, 0, 0])
+    result = with_detector(
+        chain, [[-5, -5, 20, 20], [150, 100, 180, 140], [200, 10, 220, 30]], [0.9, 0.8, 0.7], [0, 0, 0]
+    )
     assert result.table.num_rows == 4
     assert boxes_inside_image(result.table, chain.last("frames")).passed
 

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from al_dagster.labelling.segment import read_mask
+from al_dagster.labelling.masks import RunMasks
+from al_dagster.registry.masks import MaskStore
 
 
 class Revised:
@@ -22,7 +23,7 @@ def test_every_box_gets_a_mask_with_a_file_of_the_whole_frame(chain):
     assert table["object_id"].to_pylist() == chain.last("detections")["object_id"].to_pylist()
     assert files_of(chain) == set(table["mask_path"].to_pylist())
     for row in table.to_pylist():
-        pixels = chain.masks.read(row["mask_path"])
+        pixels = MaskStore(chain.masks.root).read(row["mask_path"])
         assert pixels.shape == (120, 160)
         assert pixels.sum() == row["area"]
         assert 0 <= row["score"] <= 1
@@ -58,13 +59,24 @@ def test_another_revision_of_the_segmenter_makes_new_files_and_leaves_the_old(ch
     assert not set(first["mask_path"].to_pylist()) & set(again.table["mask_path"].to_pylist())
 
 
-def test_the_stored_mask_is_read_as_the_part_that_the_box_covers(chain):
+def test_a_mask_is_the_same_from_memory_and_from_its_file(chain):
     (row, *_) = chain.up_to("mask_table").table.to_pylist()
     box = next(box for box in chain.last("detections").to_pylist() if box["object_id"] == row["object_id"])
-    mask = read_mask(chain.masks, box, row["mask_path"])
-    assert mask.area == row["area"]
-    assert (mask.x, mask.y) == (int(box["bbox_x"]), int(box["bbox_y"]))
-    assert np.array_equal(mask.full(160, 120), chain.masks.read(row["mask_path"]))
+    fresh = RunMasks(MaskStore(chain.masks.root))
+    full = MaskStore(chain.masks.root).read(row["mask_path"])
+    for masks in (chain.masks, fresh):
+        mask = masks.read(box, row["mask_path"])
+        assert (mask.x, mask.y, mask.score) == (int(box["bbox_x"]), int(box["bbox_y"]), 1.0)
+        assert np.array_equal(mask.full(160, 120), full)
+
+
+def test_masks_beyond_the_memory_are_read_from_their_files(chain):
+    chain.masks = RunMasks(MaskStore(chain.masks.root), cache_bytes=1000)
+    rows = chain.up_to("mask_table").table.to_pylist()
+    boxes = {box["object_id"]: box for box in chain.last("detections").to_pylist()}
+    assert [chain.masks.read(boxes[row["object_id"]], row["mask_path"]).area for row in rows] == [
+        row["area"] for row in rows
+    ]
 
 
 def test_objects_of_a_picture_that_vanished_have_no_mask_until_it_is_back(chain, home):

@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 from al_dagster.core.schemas import CLASSIFICATIONS
 from al_dagster.labelling.stage import Rows, compute_new, computed_units
 
-SCHEMA = pa.schema(
-    [pa.field("unit", pa.string()), pa.field("value", pa.int64()), pa.field("fingerprint", pa.string())]
-)
+SCHEMA = pa.schema([pa.field("unit", pa.string()), pa.field("value", pa.int64()), pa.field("fingerprint", pa.string())])
 NOTHING = SCHEMA.empty_table()
 
 names = st.sampled_from("abcdefgh")

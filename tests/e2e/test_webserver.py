@@ -1,0 +1,124 @@
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+RUNS = "{ runsOrError { ... on Runs { results { runId status jobName tags { key value } } } } }"
+MATERIALIZATION = """
+query Materialization($asset: AssetKeyInput!) {
+  assetOrError(assetKey: $asset) {
+    ... on Asset {
+      assetMaterializations(limit: 1) {
+        partition
+        runId
+        metadataEntries { label ... on MarkdownMetadataEntry { mdStr } ... on IntMetadataEntry { intValue } }
+      }
+    }
+  }
+}
+"""
+GROUPS = ("ingest", "label", "register", "dataset", "model")
+BROWSER = os.environ.get("AL_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+ASSETS = (
+    "sources",
+    "frames",
+    "detections",
+    "masks",
+    "embeddings",
+    "classifications",
+    "objects",
+    "vector_index",
+    "dataset",
+    "dataset_export",
+    "trained_model",
+    "evaluation",
+)
+
+
+@pytest.fixture(scope="module")
+def run(server) -> dict:
+    """The run that the sensor requested for the files in the inbox, once it has ended."""
+
+    def finished() -> dict | None:
+        runs = server.ask(RUNS)["runsOrError"]["results"]
+        return next((run for run in runs if run["status"] in ("SUCCESS", "FAILURE", "CANCELED")), None)
+
+    return server.wait_for("run that has ended", finished)
+
+
+@pytest.fixture(scope="module")
+def page(server, run) -> Iterator:
+    if BROWSER is None:
+        pytest.skip("no chromium is installed: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=list(OPTIONS))
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def keep_screenshot(page, name: str) -> None:
+    """Save what the browser shows into the folder that AL_SCREENSHOTS names, if it names one."""
+    folder = os.environ.get("AL_SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.wait_for_timeout(3000)  # until what is loaded late, such as the states of the assets, is there
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_files_in_the_inbox_are_labelled_by_a_run_of_the_daemon(run):
+    assert (run["status"], run["jobName"]) == ("SUCCESS", "label_batch")
+    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+    assert tags["dagster/sensor_name"] == "inbox_sensor"
+    assert tags["dagster/partition"].startswith("shapes--")
+
+
+def test_the_files_are_labelled_by_that_run_alone(server, run):
+    runs = server.ask(RUNS)["runsOrError"]["results"]
+    assert [found["runId"] for found in runs if found["jobName"] == "label_batch"] == [run["runId"]]
+
+
+def test_the_materialization_has_counts_and_a_contact_sheet(server, run):
+    (found,) = server.ask(MATERIALIZATION, asset={"path": ["classifications"]})["assetOrError"]["assetMaterializations"]
+    assert found["runId"] == run["runId"]
+    entries = {entry["label"]: entry for entry in found["metadataEntries"]}
+    assert entries["classifications"]["intValue"] == 8
+    assert entries["contact_sheet"]["mdStr"].startswith("![](data:image/jpeg;base64,")
+
+
+def test_the_browser_shows_the_graph_with_every_asset(server, page):
+    expanded = ",".join(f"global@global:{group}" for group in GROUPS)
+    page.goto(f"{server.url}/asset-groups")
+    page.get_by_text("Hide navigation").click()
+    page.get_by_placeholder("Jump to").locator("xpath=following::button[1]").click()
+    page.goto(f"{server.url}/asset-groups?expanded={expanded}")
+    for name in ASSETS:
+        page.get_by_text(name, exact=True).filter(visible=True).first.wait_for()
+    keep_screenshot(page, "graph")
+
+
+def test_the_browser_shows_the_contact_sheet_of_the_labels(server, run, page):
+    partition = next(tag["value"] for tag in run["tags"] if tag["key"] == "dagster/partition")
+    page.goto(f"{server.url}/assets/classifications?view=partitions&partition={partition}")
+    page.get_by_text(partition, exact=True).first.wait_for()
+    entry = page.get_by_role("row").filter(has_text="contact_sheet")
+    entry.wait_for()
+    keep_screenshot(page, "materialization")
+    entry.get_by_text("[Show Markdown]").click()
+    picture = page.locator('img[src^="data:image/jpeg;base64,"]')
+    picture.wait_for()
+    assert picture.evaluate("image => image.naturalWidth") > 100
+    keep_screenshot(page, "contact_sheet")
