@@ -10,6 +10,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.settings import load_settings
+from al_dagster.resources import build_resources
 from al_dagster.resources.instance import open_instance, owned_run
 
 
@@ -34,7 +35,8 @@ def execute(
         UserError: the run failed for a reason that the user can put right; says what the asset said.
         RunFailedError: it failed for another reason; names the run.
     """
-    with open_instance(load_settings()) as instance:
+    settings = load_settings()
+    with open_instance(settings) as instance:
         from al_dagster.definitions import defs
 
         if partition is not None and partitions is not None:
@@ -44,6 +46,7 @@ def execute(
             result = defs.resolve_job_def(job).execute_in_process(
                 instance=instance,
                 partition_key=partition,
+                resources=build_resources(settings),
                 raise_on_error=False,
                 run_id=run_id,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},

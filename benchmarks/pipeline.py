@@ -26,10 +26,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import structlog
 import supervision as sv
+from PIL import Image
 
 from al_dagster.assets.partitions import batches
 from al_dagster.core.geometry import clip_xyxy
@@ -103,9 +103,7 @@ def bare_loop(paths: Sequence[Path], project: ProjectConfig, max_pixels: int) ->
     read = partial(read_image, max_pixels=max_pixels)
     support = load_support(project.support, project.classes, models.embedder, read, segmenter=models.segmenter)
     for start in range(0, len(paths), IMAGES_PER_CALL):
-        images = [
-            cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in paths[start : start + IMAGES_PER_CALL]
-        ]
+        images = [np.asarray(Image.open(path).convert("RGB")) for path in paths[start : start + IMAGES_PER_CALL]]
         boxes = [
             kept(found, image, project)
             for found, image in zip(models.detector.detect(images, prompts), images, strict=True)

@@ -21,7 +21,7 @@ from al_dagster.datasets.report import BuildReport, HeldOut, report_of
 from al_dagster.datasets.selection import attach, select_objects, used_categories
 from al_dagster.datasets.splits import Leak, hold_out, near_duplicate_leaks, split_of
 from al_dagster.registry.database import Registry
-from al_dagster.registry.datasets import freeze_dataset, list_datasets
+from al_dagster.registry.datasets import freeze_dataset, get_dataset, list_datasets
 from al_dagster.registry.projects import get_project
 
 log = structlog.get_logger(__name__)
@@ -103,7 +103,7 @@ def build_dataset(
 
 
 def unbuilt_content(registry: Registry, definition: DatasetDefinition, *, duplicate_distance: int) -> str | None:
-    """The hash of what a build would hold now, or None if the newest version holds just that.
+    """The hash of what a build would hold now, or None if the version that was built last holds just that.
 
     Args:
         registry: where the objects and versions are.
@@ -114,8 +114,8 @@ def unbuilt_content(registry: Registry, definition: DatasetDefinition, *, duplic
         UserError: the project or a class is unknown, or nothing is selected.
     """
     content = _select(registry, definition, duplicate_distance).content_hash
-    versions = list_datasets(registry, definition.name)
-    return None if versions and versions[-1].content_hash == content else content
+    is_built = bool(list_datasets(registry, definition.name))
+    return None if is_built and get_dataset(registry, definition.name).content_hash == content else content
 
 
 @dataclass(frozen=True)
