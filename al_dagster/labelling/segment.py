@@ -1,6 +1,7 @@
 """Segmentation: a mask for every box, kept as a PNG in the mask store and as polygons in the lake."""
 
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,26 @@ def segment(
             by_frame.setdefault(by_id[object_id]["frame_id"], []).append(by_id[object_id])
         todo = [frame_by_id[frame_id] for frame_id in by_frame]
         found: dict[str, Rows] = {}
-        for chunk in frame_images("masks", todo, images, IMAGES_PER_CALL):
-            objects = [by_frame[frame["frame_id"]] for frame, _ in chunk]
-            corners = [xywh_to_xyxy(np.array([[row[c] for c in BOX_COLUMNS] for row in rows])) for rows in objects]
-            segmented = segmenter.segment([image for _, image in chunk], corners)
-            for (frame, _), rows, frame_masks in zip(chunk, objects, segmented, strict=True):
-                for row, mask in zip(rows, frame_masks, strict=True):
+
+        def keep(frames_of_chunk: Rows, masks_of_chunk: list[list[Mask]]) -> None:
+            for frame, frame_masks in zip(frames_of_chunk, masks_of_chunk, strict=True):
+                for row, mask in zip(by_frame[frame["frame_id"]], frame_masks, strict=True):
                     found[row["object_id"]] = [_row(row, frame, mask, prints[row["object_id"]], masks)]
+
+        # The masks of a chunk are written while the next one is cut out.
+        with ThreadPoolExecutor(1, thread_name_prefix="masks") as writer:
+            kept: Future[None] | None = None
+            for chunk in frame_images("masks", todo, images, IMAGES_PER_CALL):
+                corners = [
+                    xywh_to_xyxy(np.array([[row[c] for c in BOX_COLUMNS] for row in by_frame[frame["frame_id"]]]))
+                    for frame, _ in chunk
+                ]
+                segmented = segmenter.segment([image for _, image in chunk], corners)
+                if kept is not None:
+                    kept.result()
+                kept = writer.submit(keep, [frame for frame, _ in chunk], segmented)
+            if kept is not None:
+                kept.result()
         return found
 
     table, computed, reused = compute_new(

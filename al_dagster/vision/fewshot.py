@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from al_dagster.core.errors import UserError
 from al_dagster.vision import overlaps
 from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
+from al_dagster.vision.parallel import be_repeatable
 from al_dagster.vision.protocols import UNKNOWN, Classification, Embedder, Image, Segmenter
 from al_dagster.vision.revisions import code_revision
 
@@ -163,6 +164,7 @@ def load_support(
         UserError: the folder is missing, a class folder is no class of the project, or has no readable picture.
     """
     found = support_classes(folder, classes)
+    be_repeatable()
     vectors = {name: embedder.embed(_turned_crops(folder / name, read_image, segmenter)) for name in found}
     nothing = _turned_crops(folder / BACKGROUND, read_image, segmenter) if (folder / BACKGROUND).is_dir() else []
     return SupportSet(vectors, embedder.embed(nothing) if nothing else None)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from al_dagster.vision import outlines
 from al_dagster.vision.crops import NEUTRAL, silhouette
+from al_dagster.vision.parallel import be_repeatable
 from al_dagster.vision.protocols import Image
 from al_dagster.vision.revisions import code_revision
 
@@ -64,6 +65,7 @@ class HogColorEmbedder:
         Returns:
             (n, dimension), float32, L2 norm 1.
         """
+        be_repeatable()
         vectors = np.zeros((len(crops), self.dimension), dtype=np.float64)
         for index, crop in enumerate(crops):
             vectors[index] = self._features(crop)

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
+import cv2
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -26,13 +28,18 @@ def map_images(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list
     Raises:
         Exception: what ``work`` raised for the first item it failed on.
     """
-    found = list(items)
-    if len(found) < 2:
-        return [work(item) for item in found]
-    return list(_pool(os.getpid()).map(work, found))
+    return list(_pool(os.getpid()).map(work, items))
+
+
+def be_repeatable() -> None:
+    """Make OpenCV give the same result for the same image in this thread, wherever in memory the image lies.
+
+    Its IPP routines do not: what they give depends on the alignment of the image's memory.
+    """
+    cv2.ipp.setUseIPP(False)
 
 
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """The threads of a process; a forked one, which has none of its parent's threads, makes its own."""
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix=f"vision-{process}")
+    return ThreadPoolExecutor(os.cpu_count(), f"vision-{process}", initializer=be_repeatable)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 
+import cv2
 import numpy as np
 import pytest
 
@@ -82,3 +83,7 @@ def test_the_number_of_threads_changes_no_bit():
     ]
     assert int(printed[0].split()[0]) >= 3
     assert printed[0] == printed[1]
+
+
+def test_the_routines_whose_results_depend_on_memory_alignment_are_off_in_every_thread():
+    assert map_images(lambda _: cv2.ipp.useIPP(), range(8)) == [False] * 8
