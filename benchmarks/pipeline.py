@@ -36,7 +36,6 @@ from al_dagster.core.geometry import clip_xyxy
 from al_dagster.core.project import ProjectConfig, parse_project
 from al_dagster.core.settings import Settings, load_settings
 from al_dagster.demo.scenes import CLASSES, write_scenes, write_support
-from al_dagster.labelling.detect import IMAGES_PER_CALL
 from al_dagster.labelling.intake import take_folder
 from al_dagster.labelling.labels import detector_prompts
 from al_dagster.media.reading import read_image
@@ -46,6 +45,7 @@ from al_dagster.vision import profiles
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.fewshot import classify, load_support
 from al_dagster.vision.overlaps import resolve_overlaps
+from al_dagster.vision.parallel import IMAGES_PER_CALL
 
 BARS = {"ratio": 0.95, "rerun_fraction": 0.05, "rerun_model_calls": 0}
 PACKAGES = ("dagster", "opencv-python-headless", "numpy", "pyarrow", "sqlalchemy", "chromadb")

@@ -14,7 +14,7 @@ from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
 from al_dagster.core.project import ClassificationConfig, ProjectConfig
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
-from al_dagster.labelling.stage import Rows, StageResult, compute_new
+from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
 from al_dagster.media.reading import read_image
 from al_dagster.vision.fewshot import BACKGROUND, REVISION, SupportSet, classify, load_support, support_classes
 from al_dagster.vision.overlaps import resolve_overlaps
@@ -54,9 +54,7 @@ def classify_objects(
     """
     if project.support is None:
         return StageResult(previous.slice(0, 0).replace_schema_metadata(None), computed=0, reused=0)
-    by_frame: dict[str, Rows] = {}
-    for row in _joined(detections, mask_table, embeddings):
-        by_frame.setdefault(row["frame_id"], []).append(row)
+    in_frame = by_frame(_joined(detections, mask_table, embeddings))
     support_hash = _content_hash(project.support, project.classes)
     units = [
         (
@@ -69,14 +67,14 @@ def classify_objects(
                 parameters=project.classification.model_dump(),
             ),
         )
-        for frame_id, rows in by_frame.items()
+        for frame_id, rows in in_frame.items()
     ]
     model = f"fewshot-{models.embedder.version_id}@{support_hash[:12]}"
 
     def compute(frame_ids: list[str]) -> Mapping[str, Rows]:
         support = _load_support(project, models, max_pixels)
         return {
-            frame_id: _classified(by_frame[frame_id], support, project.classification, masks, model)
+            frame_id: _classified(in_frame[frame_id], support, project.classification, masks, model)
             for frame_id in frame_ids
         }
 

@@ -12,14 +12,14 @@ from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.geometry import clip_xyxy, xyxy_to_xywh
 from al_dagster.core.ids import object_id
 from al_dagster.core.project import ProjectConfig
-from al_dagster.labelling.images import frame_images
+from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.labels import detector_prompts
 from al_dagster.labelling.stage import Rows, StageResult, compute_new
 from al_dagster.media.loader import ImageLoader
+from al_dagster.vision.parallel import stream_calls
 from al_dagster.vision.protocols import PROPOSAL, Detector
 
 CODE_VERSION = "1"
-IMAGES_PER_CALL = 8
 
 
 def detect(
@@ -57,11 +57,14 @@ def detect(
         for frame in by_id.values()
     ]
 
+    def boxes_of(chunk: list[FrameImage]) -> list[sv.Detections]:
+        return detector.detect([image for _, image in chunk], prompts)
+
     def compute(frame_ids: list[str]) -> Mapping[str, Rows]:
         found: dict[str, Rows] = {}
         todo = [by_id[frame_id] for frame_id in frame_ids]
-        for chunk in frame_images("detections", todo, images, IMAGES_PER_CALL):
-            detections = detector.detect([image for _, image in chunk], prompts)
+        chunks = frame_images("detections", todo, images, detector.images_per_call)
+        for chunk, detections in stream_calls(boxes_of, chunks):
             for (frame, _), boxes in zip(chunk, detections, strict=True):
                 found[frame["frame_id"]] = _rows(frame, boxes, prompts, model, project)
         return found

@@ -8,15 +8,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from al_dagster.core.fingerprints import fingerprint
-from al_dagster.labelling.images import frame_images
+from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
-from al_dagster.labelling.stage import Rows, StageResult, compute_new
+from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.crops import crop_object
+from al_dagster.vision.parallel import stream_calls
 from al_dagster.vision.protocols import Embedder, Image
 
 CODE_VERSION = "1"
-IMAGES_PER_CALL = 8
 
 
 def embed(
@@ -48,20 +48,24 @@ def embed(
     units = [(row["object_id"], fingerprint(code=CODE_VERSION, mask=row["fingerprint"], model=model)) for row in masked]
 
     def compute(object_ids: list[str]) -> Mapping[str, Rows]:
-        by_frame: dict[str, list[str]] = {}
-        for object_id in object_ids:
-            by_frame.setdefault(by_id[object_id]["frame_id"], []).append(object_id)
-        todo = [frame_by_id[frame_id] for frame_id in by_frame]
+        in_frame = by_frame(by_id[object_id] for object_id in object_ids)
+
+        def vectors_of(chunk: list[FrameImage]) -> NDArray[np.float32]:
+            return embedder.embed(
+                [
+                    _crop(image, boxes[row["object_id"]], row, masks)
+                    for frame, image in chunk
+                    for row in in_frame[frame["frame_id"]]
+                ]
+            )
+
+        todo = [frame_by_id[frame_id] for frame_id in in_frame]
+        chunks = frame_images("embeddings", todo, images, embedder.images_per_call)
         found: dict[str, Rows] = {}
-        for chunk in frame_images("embeddings", todo, images, IMAGES_PER_CALL):
-            ids = [object_id for frame, _ in chunk for object_id in by_frame[frame["frame_id"]]]
-            crops = [
-                _crop(image, boxes[object_id], by_id[object_id], masks)
-                for frame, image in chunk
-                for object_id in by_frame[frame["frame_id"]]
-            ]
-            for object_id, vector in zip(ids, embedder.embed(crops), strict=True):
-                found[object_id] = [_row(object_id, by_id[object_id]["frame_id"], vector, embedder)]
+        for chunk, vectors in stream_calls(vectors_of, chunks):
+            rows = [row for frame, _ in chunk for row in in_frame[frame["frame_id"]]]
+            for row, vector in zip(rows, vectors, strict=True):
+                found[row["object_id"]] = [_row(row["object_id"], row["frame_id"], vector, embedder)]
         return found
 
     table, computed, reused = compute_new(units, previous, unit_column="object_id", compute=compute)

@@ -12,7 +12,7 @@ from al_dagster.core.verdict import Verdict
 from al_dagster.labelling.stage import StageResult
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.embedding_versions import list_versions
-from al_dagster.registry.objects import count_objects, list_objects
+from al_dagster.registry.objects import count_objects, object_ids
 from al_dagster.registry.outbox import outbox_counts, sync_embeddings
 from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vectors.protocols import VectorStore
@@ -32,8 +32,8 @@ def index_vectors(
     """
     with open_store(embedder.version_id, embedder.dimension) as store:
         synced = sync_embeddings(registry, store, batch_key=batch_key, progress=partial(report, "vector_index"))
-        objects = sorted(row["object_id"] for row in list_objects(registry, batch_key=batch_key, limit=None))
-        held = store.get(objects)
+        objects = object_ids(registry, batch_key=batch_key)
+        held = store.present(objects)
     rows = [{"object_id": object_id, "version_id": embedder.version_id} for object_id in objects if object_id in held]
     return StageResult(
         pa.Table.from_pylist(rows, schema=VECTOR_INDEX),

@@ -33,16 +33,23 @@ class RunMasks:
         """The folder of the mask store, which the paths of masks are relative to."""
         return self._store.root
 
-    def write(self, object_id: str, fingerprint: str, mask: Mask, frame_size: tuple[int, int]) -> str:
+    def write(self, frame: Mapping[str, Any], object_id: str, fingerprint: str, mask: Mask) -> str:
         """Keep a mask; returns its path relative to the root.
 
         Args:
-            object_id: the object that it belongs to.
+            frame: the frame's row, with its id, width and height.
+            object_id: the object that the mask belongs to.
             fingerprint: what the mask was made from.
             mask: the object's pixels.
-            frame_size: width and height of its frame in pixels.
         """
-        path = self._store.write(object_id, fingerprint, mask.pixels, offset=(mask.x, mask.y), frame_size=frame_size)
+        path = self._store.write(
+            frame["frame_id"],
+            object_id,
+            fingerprint,
+            mask.pixels,
+            offset=(mask.x, mask.y),
+            frame_size=(frame["width"], frame["height"]),
+        )
         if path not in self._kept:
             self._kept[path] = replace(mask, score=1.0)
             self._bytes += mask.pixels.nbytes

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
@@ -49,15 +50,13 @@ def no_duplicate_boxes(detections: pa.Table) -> Verdict:
 def masks_inside_boxes(masks: pa.Table, detections: pa.Table, store: RunMasks) -> Verdict:
     """Every mask has pixels, lies inside its box to the pixel, and its file is there."""
     boxes = dict(zip(detections["object_id"].to_pylist(), xywh_to_xyxy(_boxes(detections)), strict=True))
-    good = []
-    for row in masks.to_pylist():
-        x1, y1, x2, y2 = boxes[row["object_id"]]
-        points = np.array([value for ring in row["polygon"] for value in ring]).reshape(-1, 2)
-        low = np.array([x1, y1]) - PIXEL_TOLERANCE
-        high = np.array([x2, y2]) + PIXEL_TOLERANCE
-        inside = bool(((points >= low) & (points <= high)).all()) and len(points) > 0
-        good.append(inside and row["area"] > 0 and (store.root / row["mask_path"]).exists())
-    return _verdict(masks, np.array(good, dtype=bool))
+    low, high = _extents(masks["polygon"])
+    corners = np.array([boxes[object_id] for object_id in masks["object_id"].to_pylist()]).reshape(-1, 4)
+    good = (low >= corners[:, :2] - PIXEL_TOLERANCE).all(axis=1)
+    good &= (high <= corners[:, 2:] + PIXEL_TOLERANCE).all(axis=1)
+    good &= masks["area"].to_numpy() > 0
+    good &= np.array([(store.root / path).exists() for path in masks["mask_path"].to_pylist()], dtype=bool)
+    return _verdict(masks, good)
 
 
 def embeddings_well_formed(embeddings: pa.Table, dimension: int) -> Verdict:
@@ -67,6 +66,17 @@ def embeddings_well_formed(embeddings: pa.Table, dimension: int) -> Verdict:
         for vector in embeddings["embedding"].to_numpy(zero_copy_only=False)
     ]
     return _verdict(embeddings, np.array(good, dtype=bool))
+
+
+def _extents(polygons: pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The least and the greatest x and y of each polygon's rings, (n, 2) each; NaN where it has no corner."""
+    rings = pc.list_flatten(polygons)
+    owners = np.repeat(pc.list_parent_indices(polygons).to_numpy(), pc.list_value_length(rings).to_numpy() // 2)
+    corners = pc.list_flatten(rings).to_numpy().reshape(-1, 2)
+    low, high = np.full((len(polygons), 2), np.nan), np.full((len(polygons), 2), np.nan)
+    np.fmin.at(low, owners, corners)
+    np.fmax.at(high, owners, corners)
+    return low, high
 
 
 def _boxes(table: pa.Table) -> NDArray[np.float64]:

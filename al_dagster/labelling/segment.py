@@ -1,7 +1,6 @@
 """Segmentation: a mask for every box, kept as a PNG in the mask store and as polygons in the lake."""
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,15 +8,15 @@ import pyarrow as pa
 
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.geometry import xywh_to_xyxy
-from al_dagster.labelling.images import frame_images
+from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
-from al_dagster.labelling.stage import Rows, StageResult, compute_new
+from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
 from al_dagster.media.loader import ImageLoader
+from al_dagster.vision.parallel import stream_calls
 from al_dagster.vision.polygons import mask_polygons
 from al_dagster.vision.protocols import Mask, Segmenter
 
 CODE_VERSION = "1"
-IMAGES_PER_CALL = 8
 
 
 def segment(
@@ -48,39 +47,27 @@ def segment(
             code=CODE_VERSION,
             image=frame_by_id[row["frame_id"]]["sha256"],
             frame_idx=frame_by_id[row["frame_id"]]["frame_idx"],
-            box=[row[column] for column in BOX_COLUMNS],
+            box=_box(row),
             model=model,
         )
         for row in boxes
     }
 
     def compute(object_ids: list[str]) -> Mapping[str, Rows]:
-        by_frame: dict[str, Rows] = {}
-        for object_id in object_ids:
-            by_frame.setdefault(by_id[object_id]["frame_id"], []).append(by_id[object_id])
-        todo = [frame_by_id[frame_id] for frame_id in by_frame]
-        found: dict[str, Rows] = {}
+        in_frame = by_frame(by_id[object_id] for object_id in object_ids)
 
-        def keep(frames_of_chunk: Rows, masks_of_chunk: list[list[Mask]]) -> None:
-            for frame, frame_masks in zip(frames_of_chunk, masks_of_chunk, strict=True):
-                for row, mask in zip(by_frame[frame["frame_id"]], frame_masks, strict=True):
-                    found[row["object_id"]] = [_row(row, frame, mask, prints[row["object_id"]], masks)]
+        def masks_of(chunk: list[FrameImage]) -> list[list[Mask]]:
+            corners = [xywh_to_xyxy(np.array([_box(row) for row in in_frame[frame["frame_id"]]])) for frame, _ in chunk]
+            return segmenter.segment([image for _, image in chunk], corners)
 
-        # The masks of a chunk are written while the next one is cut out.
-        with ThreadPoolExecutor(1, thread_name_prefix="masks") as writer:
-            kept: Future[None] | None = None
-            for chunk in frame_images("masks", todo, images, IMAGES_PER_CALL):
-                corners = [
-                    xywh_to_xyxy(np.array([[row[c] for c in BOX_COLUMNS] for row in by_frame[frame["frame_id"]]]))
-                    for frame, _ in chunk
-                ]
-                segmented = segmenter.segment([image for _, image in chunk], corners)
-                if kept is not None:
-                    kept.result()
-                kept = writer.submit(keep, [frame for frame, _ in chunk], segmented)
-            if kept is not None:
-                kept.result()
-        return found
+        todo = [frame_by_id[frame_id] for frame_id in in_frame]
+        chunks = frame_images("masks", todo, images, segmenter.images_per_call)
+        return {
+            row["object_id"]: [_row(row, frame, mask, prints[row["object_id"]], masks)]
+            for chunk, found in stream_calls(masks_of, chunks)
+            for (frame, _), frame_masks in zip(chunk, found, strict=True)
+            for row, mask in zip(in_frame[frame["frame_id"]], frame_masks, strict=True)
+        }
 
     table, computed, reused = compute_new(
         list(prints.items()),
@@ -102,11 +89,15 @@ def segment(
     )
 
 
+def _box(row: dict[str, Any]) -> list[float]:
+    return [row[column] for column in BOX_COLUMNS]
+
+
 def _row(box: dict[str, Any], frame: dict[str, Any], mask: Mask, print_: str, masks: RunMasks) -> dict[str, Any]:
     return {
         "object_id": box["object_id"],
         "frame_id": box["frame_id"],
-        "mask_path": masks.write(box["object_id"], print_, mask, (frame["width"], frame["height"])),
+        "mask_path": masks.write(frame, box["object_id"], print_, mask),
         "polygon": mask_polygons(mask),
         "area": float(mask.area),
         "score": round(float(mask.score), 6),

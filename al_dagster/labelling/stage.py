@@ -1,7 +1,7 @@
 """What every stage gives back, and how it finds the rows that it need not compute again."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,14 @@ def compute_new(
     if empty:
         table = table.replace_schema_metadata({_WITHOUT_ROWS: json.dumps(empty, sort_keys=True).encode()})
     return table, len(new), len(units) - len(new)
+
+
+def by_frame(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:
+    """Rows that have a ``frame_id``, by their frame, in their order."""
+    found: dict[str, Rows] = {}
+    for row in rows:
+        found.setdefault(row["frame_id"], []).append(row)
+    return found
 
 
 def computed_units(table: pa.Table, unit_column: str) -> set[str]:

@@ -1,22 +1,25 @@
 """The mask store: one immutable full-frame 1-bit PNG for each object and version of its mask."""
 
-import os
+import io
 import uuid
 from pathlib import Path
 
 import numpy as np
+import png
 from numpy.typing import NDArray
 from PIL import Image
 
 from al_dagster.core.errors import UserError
 
-PREFIX = "obj_"
 VERSION_LENGTH = 8
-COMPRESS_LEVEL = 1
+COMPRESSION = 1
 
 
 class MaskStore:
     """Masks on disk, as ``a1/b2/obj_<id>-<version>.png`` below a folder.
+
+    ``a1`` and ``b2`` are the first characters of the frame's id, so that the masks of a frame lie together, and the
+    version is the beginning of the mask's fingerprint.
 
     Args:
         root: the folder; made when the first mask is written.
@@ -25,13 +28,9 @@ class MaskStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def relative_path(self, object_id: str, fingerprint: str) -> str:
-        """Where a mask is kept, relative to the root: sharded by the id, versioned by the mask's fingerprint."""
-        key = object_id.removeprefix(PREFIX)
-        return f"{key[:2]}/{key[2:4]}/{object_id}-{fingerprint[:VERSION_LENGTH]}.png"
-
     def write(
         self,
+        frame_id: str,
         object_id: str,
         fingerprint: str,
         mask: NDArray[np.bool_],
@@ -42,6 +41,7 @@ class MaskStore:
         """Keep a mask, unless this version of it is there already.
 
         Args:
+            frame_id: the frame that the object is in, ``frm_…``.
             object_id: the object it belongs to.
             fingerprint: what the mask was made from; at least 8 characters.
             mask: (h, w) bool, of the whole frame or of a part of it.
@@ -56,18 +56,23 @@ class MaskStore:
         """
         if mask.ndim != 2 or mask.dtype != np.bool_:
             raise ValueError(f"mask must be bool of shape (h, w), got {mask.dtype} of shape {mask.shape}")
-        relative = self.relative_path(object_id, fingerprint)
+        shard = frame_id.rpartition("_")[2]
+        relative = f"{shard[:2]}/{shard[2:4]}/{object_id}-{fingerprint[:VERSION_LENGTH]}.png"
         path = self.root / relative
         if path.exists():
             return relative
-        path.parent.mkdir(parents=True, exist_ok=True)
+        encoded = _png(_full_frame(mask, offset, frame_size))
         staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            # Pillow makes a 1-bit image of a bool array.
-            Image.fromarray(_full_frame(mask, offset, frame_size)).save(staged, "PNG", compress_level=COMPRESS_LEVEL)
-            os.replace(staged, path)  # noqa: PTH105
-        finally:
+            try:
+                staged.write_bytes(encoded)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                staged.write_bytes(encoded)
+            staged.replace(path)
+        except BaseException:
             staged.unlink(missing_ok=True)
+            raise
         return relative
 
     def read(self, relative: str) -> NDArray[np.bool_]:
@@ -89,6 +94,14 @@ class MaskStore:
             raise UserError(
                 f"{path}: the mask cannot be read: {error.strerror or error}; label its batch again"
             ) from None
+
+
+def _png(mask: NDArray[np.bool_]) -> bytes:
+    height, width = mask.shape
+    encoded = io.BytesIO()
+    writer = png.Writer(width, height, greyscale=True, bitdepth=1, compression=COMPRESSION)
+    writer.write_packed(encoded, np.packbits(mask, axis=1))
+    return encoded.getvalue()
 
 
 def _full_frame(

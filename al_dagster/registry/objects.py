@@ -1,12 +1,34 @@
 """Reading objects."""
 
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from sqlalchemy import ColumnElement, Select, func, select
 
 from al_dagster.core.errors import UserError
 from al_dagster.registry.database import Registry
 from al_dagster.registry.tables import Category, Object
+
+
+class Conditions(TypedDict, total=False):
+    """What objects may be chosen by; a condition that is left out or None does not restrict, but for the state.
+
+    Attributes:
+        project: project of the object.
+        category: name of its category.
+        min_confidence: least confidence, 0–1.
+        is_validated: whether a person has validated it.
+        source_id: source that it is in.
+        batch_key: batch that its newest label comes from.
+        state: active, superseded or deleted, or None for all; active if left out.
+    """
+
+    project: str | None
+    category: str | None
+    min_confidence: float | None
+    is_validated: bool | None
+    source_id: str | None
+    batch_key: str | None
+    state: str | None
 
 
 def object_query() -> Select[Any]:
@@ -30,74 +52,43 @@ def get_object(registry: Registry, object_id: str) -> dict[str, Any]:
 
 
 def list_objects(
-    registry: Registry,
-    *,
-    project: str | None = None,
-    category: str | None = None,
-    min_confidence: float | None = None,
-    is_validated: bool | None = None,
-    source_id: str | None = None,
-    batch_key: str | None = None,
-    state: str | None = "active",
-    limit: int | None = 100,
-    offset: int = 0,
+    registry: Registry, *, limit: int | None = 100, offset: int = 0, **conditions: Unpack[Conditions]
 ) -> list[dict[str, Any]]:
     """Objects that meet every given condition, oldest first, as `get_object` gives them.
 
     Args:
         registry: the registry.
-        project: project of the object.
-        category: name of its category.
-        min_confidence: least confidence, 0–1.
-        is_validated: whether a person has validated it.
-        source_id: source that it is in.
-        batch_key: batch that its newest label comes from.
-        state: active, superseded or deleted; None for all.
         limit: most objects returned; None for all.
         offset: how many to leave out at the beginning.
+        conditions: see `Conditions`.
     """
-    conditions = _conditions(project, category, min_confidence, is_validated, source_id, batch_key, state)
-    query = object_query().where(*conditions).order_by(Object.created_at, Object.object_id).limit(limit).offset(offset)
+    query = object_query().where(*_clauses(conditions)).order_by(Object.created_at, Object.object_id)
     with registry.reader() as session:
-        return [dict(row) for row in session.execute(query).mappings()]
+        return [dict(row) for row in session.execute(query.limit(limit).offset(offset)).mappings()]
 
 
-def count_objects(
-    registry: Registry,
-    *,
-    project: str | None = None,
-    category: str | None = None,
-    min_confidence: float | None = None,
-    is_validated: bool | None = None,
-    source_id: str | None = None,
-    batch_key: str | None = None,
-    state: str | None = "active",
-) -> int:
-    """How many objects meet every given condition; the conditions are those of `list_objects`."""
-    conditions = _conditions(project, category, min_confidence, is_validated, source_id, batch_key, state)
-    query = select(func.count()).select_from(Object).join(Category, isouter=True).where(*conditions)
+def object_ids(registry: Registry, **conditions: Unpack[Conditions]) -> list[str]:
+    """The ids of the objects that meet every given condition, sorted."""
+    query = select(Object.object_id).join(Category, isouter=True).where(*_clauses(conditions))
+    with registry.reader() as session:
+        return list(session.scalars(query.order_by(Object.object_id)))
+
+
+def count_objects(registry: Registry, **conditions: Unpack[Conditions]) -> int:
+    """How many objects meet every given condition."""
+    query = select(func.count()).select_from(Object).join(Category, isouter=True).where(*_clauses(conditions))
     with registry.reader() as session:
         return session.scalar(query) or 0
 
 
-def _conditions(
-    project: str | None,
-    category: str | None,
-    min_confidence: float | None,
-    is_validated: bool | None,
-    source_id: str | None,
-    batch_key: str | None,
-    state: str | None,
-) -> list[ColumnElement[bool]]:
-    equal = [
-        (Object.project_id, project),
-        (Category.name, category),
-        (Object.is_validated, is_validated),
-        (Object.source_id, source_id),
-        (Object.batch_key, batch_key),
-        (Object.state, state),
-    ]
-    conditions: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
-    if min_confidence is not None:
-        conditions.append(Object.confidence >= min_confidence)
-    return conditions
+def _clauses(conditions: Conditions) -> list[ColumnElement[bool]]:
+    columns = {"project": Object.project_id, "category": Category.name}
+    clauses: list[ColumnElement[bool]] = []
+    for name, value in {"state": "active", **conditions}.items():
+        if value is None:
+            continue
+        if name == "min_confidence":
+            clauses.append(Object.confidence >= value)
+        else:
+            clauses.append((columns[name] if name in columns else getattr(Object, name)) == value)
+    return clauses

@@ -116,6 +116,10 @@ class ChromaStore:
                 vectors.update(zip(found["ids"], np.asarray(found["embeddings"], dtype=np.float32), strict=True))
         return vectors
 
+    def present(self, ids: Sequence[str]) -> set[str]:
+        """Those ids that are there; see VectorStore."""
+        return {found for part in self._parts(ids) for found in self._collection.get(ids=part, include=[])["ids"]}
+
     def ids(self) -> Iterator[str]:
         """Every id, read in pages; see VectorStore."""
         offset = 0

@@ -60,6 +60,10 @@ class VectorStore(Protocol):
         """The stored vectors, (dimension,) float32, of those ids that are there; the last bit may be rounded."""
         ...
 
+    def present(self, ids: Sequence[str]) -> set[str]:
+        """Those ids that are there."""
+        ...
+
     def ids(self) -> Iterator[str]:
         """Every id of the store; writing while iterating is not defined."""
         ...

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from al_dagster.core.errors import UserError
 from al_dagster.core.geometry import clip_xyxy
 from al_dagster.vision import cascades, proposals
-from al_dagster.vision.parallel import map_images
+from al_dagster.vision.parallel import IMAGES_PER_CALL, map_images
 from al_dagster.vision.protocols import PROPOSAL, Image
 from al_dagster.vision.revisions import code_revision
 
@@ -30,6 +30,7 @@ class OpenCvDetector:
     """
 
     model_id = "opencv-embedded"
+    images_per_call = IMAGES_PER_CALL
     revision = code_revision("1", cascades=cascades.PARAMETERS, proposals=proposals.PARAMETERS, nms=NMS_IOU)
 
     def __init__(self) -> None:

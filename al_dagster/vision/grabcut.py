@@ -11,7 +11,7 @@ from scipy import ndimage
 from al_dagster.vision import regions
 from al_dagster.vision.backdrop import Difference, surface_difference
 from al_dagster.vision.necks import LEVEL_STEP, split_touching
-from al_dagster.vision.parallel import map_images
+from al_dagster.vision.parallel import IMAGES_PER_CALL, map_images
 from al_dagster.vision.protocols import Image, Mask
 from al_dagster.vision.regions import evidence_of, smoothed
 from al_dagster.vision.revisions import code_revision
@@ -44,6 +44,7 @@ class GrabCutSegmenter:
     """
 
     model_id = "opencv-grabcut"
+    images_per_call = IMAGES_PER_CALL
     revision = code_revision(
         "1",
         context=CONTEXT,

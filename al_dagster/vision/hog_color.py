@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from al_dagster.vision import outlines
 from al_dagster.vision.crops import NEUTRAL, silhouette
-from al_dagster.vision.parallel import be_repeatable
+from al_dagster.vision.parallel import IMAGES_PER_CALL, be_repeatable
 from al_dagster.vision.protocols import Image
 from al_dagster.vision.revisions import code_revision
 
@@ -34,6 +34,7 @@ class HogColorEmbedder:
     """
 
     model_id = "hog-color"
+    images_per_call = IMAGES_PER_CALL
     version_id = "hog_color_v1"
 
     def __init__(self) -> None:

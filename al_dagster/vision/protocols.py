@@ -22,6 +22,30 @@ UNKNOWN = "Unknown"
 """The label of an object that no class of the support set is near enough to."""
 
 
+P_LABEL, P_BOX = "p_label", "p_box"
+"""Keys of ``sv.Detections.data`` under which a detector that has them gives the two parts of its confidence."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One class that a detector is asked for.
+
+    Args:
+        label: the class, or ``PROPOSAL``.
+        synonyms: further phrases that mean the class; what they find has the class's label.
+        negatives: phrases for what is easily taken for the class; a box that one of them explains better is dropped.
+    """
+
+    label: str
+    synonyms: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """The class itself and its synonyms."""
+        return (self.label, *self.synonyms)
+
+
 @dataclass(frozen=True)
 class Mask:
     """The pixels of one object, kept as the part of the image that its box covers.
@@ -71,10 +95,12 @@ class Model(Protocol):
     Attributes:
         model_id: stable name of the model, such as ``opencv-proposals``.
         revision: what changes when its weights or parameters do; part of every fingerprint.
+        images_per_call: as many images, or crops of as many, as are worth giving it at once.
     """
 
     model_id: str
     revision: str
+    images_per_call: int
 
     def load(self) -> None:
         """Bring the weights into memory; calling it again does nothing."""

@@ -10,6 +10,7 @@ class Revised:
 
     def __init__(self, segmenter, revision: str) -> None:
         self.model_id, self.revision, self.segment = segmenter.model_id, revision, segmenter.segment
+        self.images_per_call = segmenter.images_per_call
 
 
 def test_every_mask_gets_a_vector_of_the_embedder_and_its_version(chain):

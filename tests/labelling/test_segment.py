@@ -12,6 +12,7 @@ class Revised:
 
     def __init__(self, segmenter, revision: str) -> None:
         self.model_id, self.revision, self.segment = segmenter.model_id, revision, segmenter.segment
+        self.images_per_call = segmenter.images_per_call
 
 
 def files_of(chain) -> set[str]:

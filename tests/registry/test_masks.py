@@ -12,7 +12,7 @@ from PIL import Image
 from al_dagster.core.errors import UserError
 from al_dagster.registry.masks import MaskStore
 
-ID, PRINT = "obj_ab12cdefghij", "0123456789abcdef"
+FRAME, ID, PRINT = "frm_xy34klmnopqr", "obj_ab12cdefghij", "0123456789abcdef"
 
 
 @pytest.fixture
@@ -24,14 +24,16 @@ def store(tmp_path):
 @given(mask=hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=70)))
 def test_a_mask_comes_back_bit_for_bit(tmp_path_factory, mask):
     store = MaskStore(tmp_path_factory.getbasetemp() / "masks")
-    read = store.read(store.write(ID, hashlib.sha256(mask.tobytes() + str(mask.shape).encode()).hexdigest(), mask))
+    read = store.read(
+        store.write(FRAME, ID, hashlib.sha256(mask.tobytes() + str(mask.shape).encode()).hexdigest(), mask)
+    )
     assert read.dtype == np.bool_
     np.testing.assert_array_equal(read, mask)
 
 
-def test_a_mask_is_a_one_bit_png_sharded_by_id_and_versioned_by_fingerprint(store):
-    relative = store.write(ID, PRINT, np.eye(9, dtype=bool))
-    assert relative == "ab/12/obj_ab12cdefghij-01234567.png"
+def test_a_mask_is_a_one_bit_png_sharded_by_frame_and_versioned_by_fingerprint(store):
+    relative = store.write(FRAME, ID, PRINT, np.eye(9, dtype=bool))
+    assert relative == "xy/34/obj_ab12cdefghij-01234567.png"
     with Image.open(store.root / relative) as image:
         assert (image.format, image.mode, image.size) == ("PNG", "1", (9, 9))
 
@@ -40,27 +42,27 @@ def test_a_part_is_placed_in_its_frame(store):
     part = np.ones((2, 3), dtype=bool)
     expected = np.zeros((10, 20), dtype=bool)
     expected[4:6, 5:8] = True
-    read = store.read(store.write(ID, PRINT, part, offset=(5, 4), frame_size=(20, 10)))
+    read = store.read(store.write(FRAME, ID, PRINT, part, offset=(5, 4), frame_size=(20, 10)))
     np.testing.assert_array_equal(read, expected)
 
 
 def test_a_version_that_is_there_is_not_written_again(store):
-    path = store.root / store.write(ID, PRINT, np.eye(9, dtype=bool))
+    path = store.root / store.write(FRAME, ID, PRINT, np.eye(9, dtype=bool))
     before = path.stat()
-    assert store.write(ID, PRINT, np.zeros((9, 9), dtype=bool)) == str(path.relative_to(store.root))
+    assert store.write(FRAME, ID, PRINT, np.zeros((9, 9), dtype=bool)) == str(path.relative_to(store.root))
     assert path.stat()[stat.ST_MTIME] == before[stat.ST_MTIME]
     assert store.read(str(path.relative_to(store.root))).any()
 
 
 def test_another_version_stands_beside_the_first(store):
-    first = store.write(ID, PRINT, np.eye(9, dtype=bool))
-    second = store.write(ID, PRINT[::-1], np.zeros((9, 9), dtype=bool))
+    first = store.write(FRAME, ID, PRINT, np.eye(9, dtype=bool))
+    second = store.write(FRAME, ID, PRINT[::-1], np.zeros((9, 9), dtype=bool))
     assert first != second
     assert store.read(first).any()
 
 
 def test_only_whole_files_are_left(store):
-    store.write(ID, PRINT, np.eye(9, dtype=bool))
+    store.write(FRAME, ID, PRINT, np.eye(9, dtype=bool))
     assert [path.suffix for path in store.root.rglob("*") if path.is_file()] == [".png"]
     assert not list(store.root.rglob(".*"))
 
@@ -68,13 +70,13 @@ def test_only_whole_files_are_left(store):
 @pytest.mark.parametrize("wrong", [np.zeros((2, 2), dtype=np.uint8), np.zeros((2, 2, 1), dtype=bool)])
 def test_what_is_no_mask_is_refused(store, wrong):
     with pytest.raises(ValueError, match="mask must be bool of shape"):
-        store.write(ID, PRINT, wrong)
+        store.write(FRAME, ID, PRINT, wrong)
 
 
 @pytest.mark.parametrize("offset", [(-1, 0), (0, -1), (9, 0), (0, 9)])
 def test_a_part_outside_its_frame_is_refused(store, offset):
     with pytest.raises(ValueError, match="does not lie inside"):
-        store.write(ID, PRINT, np.ones((2, 2), dtype=bool), offset=offset, frame_size=(10, 10))
+        store.write(FRAME, ID, PRINT, np.ones((2, 2), dtype=bool), offset=offset, frame_size=(10, 10))
 
 
 def test_a_mask_that_cannot_be_read_is_a_clear_error(store):

@@ -9,7 +9,7 @@ import pytest
 
 from al_dagster.vision.detector import OpenCvDetector
 from al_dagster.vision.grabcut import GrabCutSegmenter
-from al_dagster.vision.parallel import map_images
+from al_dagster.vision.parallel import map_images, stream_calls
 from al_dagster.vision.protocols import PROPOSAL
 
 
@@ -87,3 +87,43 @@ def test_the_number_of_threads_changes_no_bit():
 
 def test_the_routines_whose_results_depend_on_memory_alignment_are_off_in_every_thread():
     assert map_images(lambda _: cv2.ipp.useIPP(), range(8)) == [False] * 8
+
+
+def test_a_stream_of_calls_gives_each_item_its_result_in_order_and_holds_two_items():
+    given, held = [], []
+
+    def items():
+        for item in range(6):
+            given.append(item)
+            yield item
+
+    for item, result in stream_calls(lambda item: item * item, items()):
+        held.append(len(given) - item)
+        assert result == item * item
+    assert given == list(range(6))
+    assert max(held) <= 2
+
+
+def test_the_next_call_of_a_stream_runs_while_a_result_is_used():
+    started = threading.Event()
+
+    def work(item):
+        if item == 1:
+            started.set()
+        return item
+
+    for item, _ in stream_calls(work, range(2)):
+        if item == 0:
+            assert started.wait(10)
+
+
+def test_what_a_call_of_a_stream_raises_comes_in_its_place():
+    def work(item):
+        if item == 2:
+            raise ValueError("third")
+        return item
+
+    results = stream_calls(work, range(5))
+    assert [next(results), next(results)] == [(0, 0), (1, 1)]
+    with pytest.raises(ValueError, match="third"):
+        next(results)
