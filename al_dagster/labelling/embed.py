@@ -50,23 +50,18 @@ def embed(
     def compute(object_ids: list[str]) -> Mapping[str, Rows]:
         in_frame = by_frame(by_id[object_id] for object_id in object_ids)
 
-        def vectors_of(chunk: list[FrameImage]) -> NDArray[np.float32]:
-            return embedder.embed(
-                [
-                    _crop(image, boxes[row["object_id"]], row, masks)
-                    for frame, image in chunk
-                    for row in in_frame[frame["frame_id"]]
-                ]
-            )
+        def cropped(chunk: list[FrameImage]) -> tuple[Rows, list[Image]]:
+            rows = [(row, image) for frame, image in chunk for row in in_frame[frame["frame_id"]]]
+            return [row for row, _ in rows], [_crop(image, boxes[row["object_id"]], row, masks) for row, image in rows]
 
         todo = [frame_by_id[frame_id] for frame_id in in_frame]
-        chunks = frame_images("embeddings", todo, images, embedder.images_per_call)
-        found: dict[str, Rows] = {}
-        for chunk, vectors in stream_calls(vectors_of, chunks):
-            rows = [row for frame, _ in chunk for row in in_frame[frame["frame_id"]]]
-            for row, vector in zip(rows, vectors, strict=True):
-                found[row["object_id"]] = [_row(row["object_id"], row["frame_id"], vector, embedder)]
-        return found
+        # The crops of a chunk are made while those of the one before are embedded.
+        chunks = map(cropped, frame_images("embeddings", todo, images, embedder.images_per_call))
+        return {
+            row["object_id"]: [_row(row["object_id"], row["frame_id"], vector, embedder)]
+            for (rows, _), vectors in stream_calls(lambda chunk: embedder.embed(chunk[1]), chunks)
+            for row, vector in zip(rows, vectors, strict=True)
+        }
 
     table, computed, reused = compute_new(units, previous, unit_column="object_id", compute=compute)
     return StageResult(
