@@ -24,7 +24,7 @@ def train(name: Name, as_json: Json = False) -> None:
     The dataset is built and exported first, so that it holds the newest labels. A model that the same dataset version
     and parameters made before is used again.
     """
-    from al_dagster.training.process import require_train_extra
+    from al_dagster.yolo.process import require_train_extra
 
     require_train_extra()
     _print(run_dataset_job("build_and_train", name, ASSETS, as_json, title=f"training on {name}"), as_json)
@@ -32,7 +32,7 @@ def train(name: Name, as_json: Json = False) -> None:
 
 def evaluate(name: Name, as_json: Json = False) -> None:
     """Evaluate the model of a dataset's newest version on its test split."""
-    from al_dagster.training.process import require_train_extra
+    from al_dagster.yolo.process import require_train_extra
 
     require_train_extra()
     _check_trained(name)

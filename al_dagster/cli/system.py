@@ -38,7 +38,7 @@ def demo(as_json: Json = False) -> None:
     from al_dagster.cli.demo import show_outcome
     from al_dagster.core.settings import load_settings
     from al_dagster.demo.run import run_demo
-    from al_dagster.training.process import require_train_extra
+    from al_dagster.yolo.process import require_train_extra
 
     require_train_extra()
     outcome = run_demo(load_settings(), lambda title: progress_bars(not as_json, title=title))

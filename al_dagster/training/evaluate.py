@@ -22,8 +22,8 @@ from al_dagster.training.metrics import (
     precision_recall_curves,
 )
 from al_dagster.training.plots import average_precision_plot, confusion_plot, precision_recall_plot
-from al_dagster.training.predict import predict
 from al_dagster.training.tracking import Tracking
+from al_dagster.yolo.predict import predict
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -105,7 +105,7 @@ def evaluate(
 
     Raises:
         UserError: neither test nor val has objects, or the training extra is missing.
-        TrainingError: the prediction process failed.
+        YoloError: the prediction process failed.
     """
     measured = choose_split(dataset)
     tuned = EvaluatedSplit("val", dataset.images("val") if measured.name != "val" else [])

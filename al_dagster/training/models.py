@@ -1,4 +1,4 @@
-"""What a training starts from: an architecture, or weights that are already here."""
+"""What a training starts from, an architecture or weights that are already here, and the model that came of it."""
 
 import hashlib
 import importlib.util
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from al_dagster.core.errors import UserError
+from al_dagster.training.tracking import Tracking
 
 ARCHITECTURE = re.compile(r"(yolo(?:v?\d+))([a-z])\.ya?ml")
 
@@ -44,6 +45,25 @@ def model_argument(model: str) -> str:
     """The model as the training process, which works in another folder, has to be given it."""
     path = Path(model)
     return str(path.resolve()) if path.is_file() else model
+
+
+def trained_weights(tracking: Tracking, dataset: str) -> tuple[Path, str]:
+    """The weights of the newest model that was trained on a dataset, on any version of it.
+
+    Args:
+        tracking: where models are registered; a database that is not there yet is not made.
+        dataset: name of the dataset.
+
+    Returns:
+        The ``.pt`` file, and the version of the registered model, a number from 1.
+
+    Raises:
+        UserError: there is no model of that dataset, or its weights are gone.
+    """
+    version = tracking.newest_version(dataset)
+    if version is None:
+        raise UserError(f"no model was trained on a dataset {dataset} yet: `al train {dataset}` trains one")
+    return tracking.weights_path(dataset, version), version
 
 
 def _library_has(architecture: str) -> bool:

@@ -182,6 +182,14 @@ class Tracking:
         newest = max(versions, key=lambda version: int(version.version))
         return RegisteredModel(newest.name, str(newest.version))
 
+    def newest_version(self, model_name: str) -> str | None:
+        """The newest version of a registered model; None if there is none, or no database yet, which is not made."""
+        database = self.uri.removeprefix("sqlite:///")
+        if (database != self.uri and not Path(database).exists()) or "'" in model_name:
+            return None
+        newest = self.client.search_model_versions(f"name = '{model_name}'", 1, ["version_number DESC"])
+        return str(newest[0].version) if newest else None
+
     def weights_path(self, model_name: str, version: str) -> Path:
         """The weights of a registered model, on this machine.
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import structlog
 
+from al_dagster.core.errors import UserError
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.training.config import TrainingConfig
 from al_dagster.training.dataset import ExportedDataset
 from al_dagster.training.models import check_model, model_argument
-from al_dagster.training.process import require_train_extra, run_worker
 from al_dagster.training.staging import stage
 from al_dagster.training.tracking import FINGERPRINT_TAG, WEIGHTS_FOLDER, Tracking
+from al_dagster.yolo.process import require_train_extra, run_worker
 
 CODE_VERSION = "1"
 """Changes when the same inputs would train another model."""
@@ -89,17 +90,10 @@ def train(
 
     Raises:
         UserError: the extra, the model's weights or the dataset's train split is missing, or memory ran out.
-        TrainingError: the training process failed.
+        YoloError: the training process failed.
     """
     require_train_extra()
-    made_from = fingerprint(
-        dataset_id=dataset.dataset_id,
-        content_hash=dataset.content_hash,
-        config=config.model_dump(mode="json", exclude={"model"}),
-        model=check_model(config.model),
-        library=importlib.metadata.version("ultralytics"),
-        code_version=CODE_VERSION,
-    )
+    made_from = _made_from(dataset, config)
     work_dir.mkdir(parents=True, exist_ok=True)
     with tracking.lock(made_from):
         standing = tracking.finished_run(made_from)
@@ -110,6 +104,34 @@ def train(
         tags = {**(run_tags or {}), FINGERPRINT_TAG: made_from}
         run_id = _train(dataset, config, tracking, work_dir / made_from, tags, on_progress)
         return _trained(tracking, run_id, dataset.name, made_from, reused=False)
+
+
+def standing_model(dataset: ExportedDataset, config: TrainingConfig, tracking: Tracking) -> TrainedModel:
+    """The model that `train` has made of a dataset with these parameters before.
+
+    Raises:
+        UserError: there is none, or the extra or what the training starts from is missing.
+    """
+    require_train_extra()
+    made_from = _made_from(dataset, config)
+    run_id = tracking.finished_run(made_from)
+    if run_id is None:
+        raise UserError(
+            f"dataset {dataset.name} {dataset.version} has no model trained with its present parameters: "
+            f"`al train {dataset.name}` trains one"
+        )
+    return _trained(tracking, run_id, dataset.name, made_from, reused=True)
+
+
+def _made_from(dataset: ExportedDataset, config: TrainingConfig) -> str:
+    return fingerprint(
+        dataset_id=dataset.dataset_id,
+        content_hash=dataset.content_hash,
+        config=config.model_dump(mode="json", exclude={"model"}),
+        model=check_model(config.model),
+        library=importlib.metadata.version("ultralytics"),
+        code_version=CODE_VERSION,
+    )
 
 
 def _train(

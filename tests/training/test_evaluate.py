@@ -12,8 +12,8 @@ from PIL import Image
 from al_dagster.core.errors import UserError
 from al_dagster.training.dataset import ExportedDataset
 from al_dagster.training.evaluate import choose_split, evaluate
-from al_dagster.training.predict import predict
 from al_dagster.training.tracking import Tracking
+from al_dagster.yolo.predict import predict
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -55,6 +56,15 @@ def test_a_training_gives_registered_weights_and_curves(trained: Any, tracking: 
 
 def test_training_reaches_for_no_network(trained: Any) -> None:
     assert not trained.network_log.exists(), trained.network_log.read_text()
+
+
+def test_the_network_guard_of_these_tests_catches_a_connection(network_guard: Path, tmp_path: Path) -> None:
+    log = tmp_path / "network.log"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}))"
+        environment = os.environ | {"LC_NETWORK_LOG": str(log)}
+        assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode != 0
+    assert log.read_text()
 
 
 def test_training_changes_nothing_in_the_export_and_leaves_no_scratch(

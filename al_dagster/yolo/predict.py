@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from al_dagster.training.process import run_worker
+from al_dagster.yolo.process import run_worker
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -58,7 +58,7 @@ def predict(
 
     Raises:
         UserError: the training extra is missing, or memory ran out.
-        TrainingError: the process failed.
+        YoloError: the process failed.
     """
     import supervision as sv
 

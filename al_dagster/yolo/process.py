@@ -1,4 +1,4 @@
-"""The parent's side of the training process: start it, listen to it, end it."""
+"""The parent's side of the process of ultralytics: start it, listen to it, end it."""
 
 import contextlib
 import importlib.util
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from al_dagster.core.errors import UserError
-from al_dagster.training.errors import TrainingError
+from al_dagster.yolo.errors import YoloError
 
 PASSED_ON = (
     *("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "TEMP", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV"),
@@ -24,10 +24,16 @@ PASSED_ON_PREFIXES = ("LC_", "NVIDIA_", "PYTORCH_")
 STOP_SECONDS = 5.0
 LAST_LINES = 15
 OUT_OF_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "can't allocate memory")
+SMALLER_TRAINING = "ran out of memory: lower 'batch' or 'imgsz' of the training configuration"
+MEMORY_ADVICE = {
+    "train": SMALLER_TRAINING,
+    "predict": SMALLER_TRAINING,
+    "detect": "was killed or ran out of memory: close other programs or use a smaller model, then run it again",
+}
 
 
 def require_train_extra() -> None:
-    """Check that the training libraries are installed.
+    """Check that ultralytics and torch are installed.
 
     Raises:
         UserError: they are not.
@@ -52,46 +58,58 @@ def run_worker(
 
     Raises:
         UserError: the libraries are missing, the worker refuses the job, or it needs more memory than there is.
-        TrainingError: the process failed; the message ends with its last lines.
+        YoloError: the process failed; the message ends with its last lines.
     """
-    require_train_extra()
-    work_dir.mkdir(parents=True, exist_ok=True)
-    job_file, log_file = work_dir / f"{mode}.json", work_dir / f"{mode}.log"
-    job_file.write_text(json.dumps(job), encoding="utf-8")
     result: dict[str, Any] | None = None
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "al_dagster.training.worker", mode, str(job_file.resolve())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=work_dir,
-            env=worker_environment(work_dir),
-            text=True,
-            encoding="utf-8",
-            # Ctrl-C reaches the parent alone, which then ends the process itself.
-            start_new_session=True,
-        )
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                message = json.loads(line)
-                if message["event"] == "result":
-                    result = message
-                else:
-                    on_message(message)
-            status = process.wait()
-        finally:
-            _end(process)
+    process = start_worker(mode, job, work_dir)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            message = json.loads(line)
+            if message["event"] == "result":
+                result = message
+            else:
+                on_message(message)
+        status = process.wait()
+    finally:
+        end_worker(process)
     if status != 0 or result is None:
-        raise _failure(mode, status, log_file)
+        raise failure(mode, status, work_dir)
     if "refused" in result:
         raise UserError(result["refused"])
     return result
 
 
+def start_worker(mode: str, job: Mapping[str, Any], work_dir: Path) -> "subprocess.Popen[bytes]":
+    """Start the process, with pipes to its input and from its answers.
+
+    Args:
+        mode: ``train``, ``predict`` or ``detect``.
+        job: what the worker needs, as JSON.
+        work_dir: folder for the job, the process's log and the libraries' settings, and its working folder.
+
+    Raises:
+        UserError: the libraries are missing.
+    """
+    require_train_extra()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    job_file = work_dir / f"{mode}.json"
+    job_file.write_text(json.dumps(job), encoding="utf-8")
+    with _log_file(work_dir, mode).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "al_dagster.yolo.worker", mode, str(job_file.resolve())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=work_dir,
+            env=worker_environment(work_dir),
+            # Ctrl-C reaches the parent alone, which then ends the process itself.
+            start_new_session=True,
+        )
+
+
 def worker_environment(work_dir: Path) -> dict[str, str]:
-    """The environment of the training process: little of this one's, and nothing that lets it reach the network."""
+    """The environment of the process: little of this one's, and nothing that lets it reach the network."""
     inherited = {
         name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
@@ -100,6 +118,8 @@ def worker_environment(work_dir: Path) -> dict[str, str]:
         "YOLO_AUTOINSTALL": "false",
         "YOLO_CONFIG_DIR": str((work_dir / "config").resolve()),
         "YOLO_VERBOSE": "true",
+        # A file of weights is a pickle: only layers of ultralytics and torch are taken out of it.
+        "ULTRALYTICS_SAFE_LOAD": "1",
         "MPLCONFIGDIR": str((work_dir / "config" / "matplotlib").resolve()),
         "MPLBACKEND": "Agg",
         "HF_HUB_OFFLINE": "1",
@@ -113,7 +133,7 @@ def worker_environment(work_dir: Path) -> dict[str, str]:
     }
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def end_worker(process: "subprocess.Popen[bytes]") -> None:
     """End the process and whatever it started, if it still runs."""
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError):
@@ -127,9 +147,18 @@ def _end(process: "subprocess.Popen[str]") -> None:
         process.stdout.close()
 
 
-def _failure(mode: str, status: int, log_file: Path) -> Exception:
-    log = log_file.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+def failure(mode: str, status: int, work_dir: Path) -> Exception:
+    """What a process that ended by itself with this status failed of.
+
+    Returns:
+        A UserError where memory ran out or the process was killed; else a YoloError with the last lines of its log.
+    """
+    log = _log_file(work_dir, mode).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
     tail = [line.rstrip() for line in log.splitlines() if line.strip()][-LAST_LINES:]
     if status == -9 or any(sign in line.lower() for line in tail for sign in OUT_OF_MEMORY):
-        return UserError(f"{mode} ran out of memory: lower 'batch' or 'imgsz' of the training configuration")
-    return TrainingError("\n".join([f"{mode} ended with status {status}; its last lines:", *tail]))
+        return UserError(f"{mode} {MEMORY_ADVICE[mode]}")
+    return YoloError("\n".join([f"{mode} ended with status {status}; its last lines:", *tail]))
+
+
+def _log_file(work_dir: Path, mode: str) -> Path:
+    return work_dir / f"{mode}.log"

@@ -1,15 +1,13 @@
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from al_dagster.core.errors import UserError
-from al_dagster.training.errors import TrainingError
-from al_dagster.training.predict import predict
-from al_dagster.training.process import require_train_extra, worker_environment
+from al_dagster.yolo.errors import YoloError
+from al_dagster.yolo.predict import predict
+from al_dagster.yolo.process import require_train_extra, worker_environment
 
 
 def test_secrets_and_other_libraries_settings_stay_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +35,7 @@ def test_weights_that_are_none_are_one_sentence(tmp_path: Path) -> None:
 def test_a_failed_process_shows_its_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text("import os; os.write(2, b'the last line\\n'); os._exit(7)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(TrainingError, match=r"(?s)predict ended with status 7; its last lines:.*the last line"):
+    with pytest.raises(YoloError, match=r"(?s)predict ended with status 7; its last lines:.*the last line"):
         predict(tmp_path / "best.pt", [], tmp_path, imgsz=64)
 
 
@@ -48,12 +46,3 @@ def test_a_process_killed_by_the_system_for_its_memory_is_one_sentence(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(UserError, match="ran out of memory: lower 'batch' or 'imgsz'"):
         predict(tmp_path / "best.pt", [], tmp_path, imgsz=64)
-
-
-def test_the_network_guard_of_these_tests_catches_a_connection(network_guard: Path, tmp_path: Path) -> None:
-    log = tmp_path / "network.log"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        code = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}))"
-        environment = os.environ | {"LC_NETWORK_LOG": str(log)}
-        assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode != 0
-    assert log.read_text()

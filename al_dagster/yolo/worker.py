@@ -1,0 +1,62 @@
+"""The process of ultralytics: ``python -m al_dagster.yolo.worker train|predict|detect JOB.json``.
+
+It alone imports ultralytics, so that its licence, its globals and its crashes stay in a process of their own. It
+answers in lines of JSON on standard output; everything that the libraries print goes to standard error. Requests, which
+only ``detect`` has, come on standard input. When that is closed, that is, when the process that started it is gone, it
+ends.
+"""
+
+import json
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from queue import SimpleQueue
+
+from al_dagster.yolo.jobs import JOBS, Emit
+from al_dagster.yolo.library import RefusedError, prepare_library
+from al_dagster.yolo.wire import Request, read_request
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job described by a JSON file and return the exit status."""
+    mode, job_file = arguments
+    emit = _answer_channel()
+    requests: SimpleQueue[Request] = SimpleQueue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    prepare_library()
+    try:
+        result = JOBS[mode](job, emit, requests)
+    except RefusedError as error:
+        result = {"refused": str(error)}
+    emit({"event": "result", **result})
+    return 0
+
+
+def _answer_channel() -> Emit:
+    """Keep standard output for answers and send whatever else is printed to standard error."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+
+    def emit(message: dict[str, object]) -> None:
+        channel.write(json.dumps(message) + "\n")
+
+    return emit
+
+
+def _listen(requests: "SimpleQueue[Request]") -> None:
+    """Take requests as they come, and leave at once when no more can come, whatever the process is doing."""
+    try:
+        # Not sys.stdin: the interpreter locks that when it ends, while this thread still reads it.
+        stream = os.fdopen(os.dup(0), "rb")
+        while (request := read_request(stream)) is not None:
+            requests.put(request)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(3)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,221 @@
+import hashlib
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import supervision as sv
+from numpy.typing import NDArray
+
+from al_dagster.core.errors import UserError
+from al_dagster.core.geometry import iou_matrix
+from al_dagster.vision.protocols import PROPOSAL, Prompt
+from al_dagster.vision.torch_runtime import Runtime
+from al_dagster.vision.yolo import YoloDetector
+from al_dagster.yolo.predict import Predictions, predict
+from al_dagster.yolo.process import worker_environment
+
+BUILDER = Path(__file__).parents[2] / "benchmarks" / "checkpoints_yolo.py"
+CLASSES = ("Red Box", "green disc", "blue bar")
+ALL = [Prompt("red box"), Prompt("green disc"), Prompt("blue bar")]
+SIZES = [(64, 96), (64, 96), (90, 60), (64, 96)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    environment = worker_environment(folder)
+    subprocess.run([sys.executable, str(BUILDER), str(folder / "tiny.pt"), "96", *CLASSES], env=environment, check=True)
+    return folder / "tiny.pt"
+
+
+@pytest.fixture(scope="module")
+def detector(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[YoloDetector]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        made = YoloDetector(
+            weights, Runtime("cpu"), tmp_path_factory.mktemp("scratch"), model_id="yolo-tiny", allow_pickle=True
+        )
+        yield made
+        made.unload()
+
+
+@pytest.fixture(scope="module")
+def images() -> list[NDArray[np.uint8]]:
+    """RGB, coloured noise whose channels differ, of two sizes."""
+    rng = np.random.default_rng(0)
+    return [rng.integers((0, 40, 120), (120, 200, 256), (*size, 3)).astype(np.uint8) for size in SIZES]
+
+
+@pytest.fixture(scope="module")
+def plain(weights: Path, images: list[NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory) -> Predictions:
+    """What the library finds in the same images as files."""
+    folder = tmp_path_factory.mktemp("images")
+    files = [folder / f"{index}.png" for index in range(len(images))]
+    for file, image in zip(files, images, strict=True):
+        cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return predict(weights, files, folder, imgsz=96, device="cpu", threads=1)
+
+
+def same(one: sv.Detections, other: sv.Detections) -> bool:
+    """Whether each box that is not at the very limit of confidence stands in the other result, too."""
+    assert one.confidence is not None
+    assert other.confidence is not None
+    assert len(one) > 5
+    for first, second in ((one, other), (other, one)):
+        for box, confidence, class_id in zip(first.xyxy, first.confidence, first.class_id, strict=True):
+            near = (np.abs(second.xyxy - box).max(axis=1) < 0.05) & (np.abs(second.confidence - confidence) < 1e-3)
+            if confidence > 0.051 and not (near & (second.class_id == class_id)).any():
+                return False
+    return True
+
+
+def test_detections_are_those_of_the_plain_library_on_files(
+    detector: YoloDetector, images: list[NDArray[np.uint8]], plain: Predictions
+) -> None:
+    found = detector.detect(images, ALL)
+    assert plain.sizes == [(width, height) for height, width in SIZES]
+    for boxes, expected, (height, width) in zip(found, plain.boxes, SIZES, strict=True):
+        assert same(boxes, expected[expected.confidence >= 0.05])
+        assert (boxes.xyxy >= 0).all()
+        assert (boxes.xyxy <= [width, height, width, height]).all()
+        assert (np.diff(boxes.confidence) <= 0).all()
+
+
+def test_red_and_blue_are_told_apart(detector: YoloDetector, images: list[NDArray[np.uint8]]) -> None:
+    as_it_is, swapped = detector.detect([images[0], images[0][..., ::-1]], ALL)
+    assert not same(as_it_is, swapped)
+
+
+def test_a_batch_of_mixed_sizes_gives_what_single_images_give(
+    detector: YoloDetector, images: list[NDArray[np.uint8]]
+) -> None:
+    singles = [detector.detect([image], ALL)[0] for image in images]
+    assert all(same(one, other) for one, other in zip(detector.detect(images, ALL), singles, strict=True))
+    assert detector.detect([], ALL) == []
+
+
+def test_a_synonym_that_the_model_knows_stands_for_the_class(
+    detector: YoloDetector, images: list[NDArray[np.uint8]]
+) -> None:
+    prompts = [Prompt("blue bar"), Prompt("thing", synonyms=("gadget", "Green  Disc", "blue bar", "RED BOX"))]
+    (found,), (apart,) = detector.detect(images[:1], prompts), detector.detect(images[:1], ALL)
+    assert (found.class_id == 0).sum() == (apart.class_id == 2).sum() > 0
+    assert (found.class_id == 1).sum() == (apart.class_id != 2).sum() > 0
+
+
+def test_a_surer_box_of_a_negative_class_in_the_same_place_drops_a_box(
+    detector: YoloDetector, images: list[NDArray[np.uint8]]
+) -> None:
+    prompts = [Prompt("green disc", negatives=("red box", "nothing it knows"))]
+    (found,), (apart,) = detector.detect(images[:1], prompts), detector.detect(images[:1], ALL)
+    discs, boxes = apart[apart.class_id == 1], apart[apart.class_id == 0]
+    overlaps = iou_matrix(discs.xyxy, boxes.xyxy)
+    better = (overlaps >= 0.5) & (boxes.confidence[None, :] > discs.confidence[:, None])
+    kept = ~better.any(axis=1)
+    assert 0 < kept.sum() < len(discs)
+    assert np.array_equal(found.xyxy, discs.xyxy[kept])
+    assert set(found.class_id) == {0}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "sentence"),
+    [
+        ([Prompt("red box"), Prompt("cat", synonyms=("kitten",))], "yolo-tiny does not know 'cat'; it knows Red Box, "),
+        ([Prompt(PROPOSAL, synonyms=("red box",))], "yolo-tiny makes no proposals, .* it knows Red Box, green disc, "),
+        ([Prompt("red box"), Prompt("cat"), Prompt(PROPOSAL)], "does not know 'cat', 'object'; it knows"),
+        ([], "does not know an empty list of classes; it knows"),
+    ],
+)
+def test_what_the_model_cannot_find_is_one_sentence(
+    detector: YoloDetector, prompts: list[Prompt], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        detector.check_prompts(prompts)
+    with pytest.raises(UserError, match=sentence):
+        detector.detect([], prompts)
+
+
+def test_images_that_need_too_much_memory_at_once_go_in_smaller_batches(
+    detector: YoloDetector, images: list[NDArray[np.uint8]]
+) -> None:
+    (expected,) = detector.detect(images[:1], ALL)
+    process = detector.resident.process_id
+    with little_memory_left(detector, 4 * 2**20):
+        with pytest.raises(MemoryError):
+            detector.resident.find(images[:1] * 16, confidence=0.05, nms_iou=0.7, most=300, classes=[0])
+        found = detector.detect(images[:1] * 16, ALL)
+    assert detector.resident.process_id == process
+    assert len(found) == 16
+    assert all(same(boxes, expected) for boxes in found)
+
+
+def test_an_image_that_needs_too_much_memory_alone_is_one_sentence(
+    detector: YoloDetector, images: list[NDArray[np.uint8]]
+) -> None:
+    (expected,) = detector.detect(images[:1], ALL)
+    image = np.zeros((4000, 3000, 3), np.uint8)
+    with (
+        little_memory_left(detector, image.nbytes * 3 // 2),
+        pytest.raises(UserError, match="an image of 3000×4000 pixels needs more memory than the detector yolo"),
+    ):
+        detector.detect([image], ALL)
+    assert same(detector.detect(images[:1], ALL)[0], expected)
+
+
+@contextmanager
+def little_memory_left(detector: YoloDetector, left: int) -> Iterator[None]:
+    """The detector's process can take so many bytes of memory more."""
+    process = detector.resident.process_id
+    assert process is not None
+    (size,) = (line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmSize"))
+    limits = resource.prlimit(process, resource.RLIMIT_AS)
+    resource.prlimit(process, resource.RLIMIT_AS, (int(size.split()[1]) * 1024 + left, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process, resource.RLIMIT_AS, limits)
+
+
+def test_unloading_ends_the_process(detector: YoloDetector) -> None:
+    detector.load()
+    process = detector.resident.process_id
+    assert process is not None
+    detector.unload()
+    assert detector.resident.process_id is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_the_revision_follows_the_content_not_the_name(detector: YoloDetector, weights: Path, tmp_path: Path) -> None:
+    def revision(file: Path, given: str | None = None) -> str:
+        return YoloDetector(file, Runtime("cpu"), tmp_path, model_id="m", revision=given, allow_pickle=True).revision
+
+    shutil.copy(weights, tmp_path / "copy.pt")
+    (tmp_path / "other.pt").write_bytes(b"other weights")
+    assert revision(tmp_path / "copy.pt") == detector.revision
+    assert revision(tmp_path / "other.pt") != detector.revision
+    assert detector.revision.startswith(hashlib.sha256(weights.read_bytes()).hexdigest()[:12] + ".")
+    assert revision(tmp_path / "other.pt", detector.revision[:12]) == detector.revision
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "sentence"),
+    [
+        ("there.pt", False, "is a pickle, which may carry code: .* set allow_pickle: true under models"),
+        ("missing.pt", True, "there is no such file, and YOLO weights are never downloaded"),
+        ("there.onnx", True, r"reads \.pt files of ultralytics"),
+    ],
+)
+def test_a_file_that_is_not_opened_is_one_sentence(tmp_path: Path, name: str, allowed: bool, sentence: str) -> None:
+    for there in ("there.pt", "there.onnx"):
+        (tmp_path / there).write_bytes(b"weights")
+    with pytest.raises(UserError, match=sentence):
+        YoloDetector(tmp_path / name, Runtime("cpu"), tmp_path, model_id="m", allow_pickle=allowed)
