@@ -10,7 +10,7 @@ from al_dagster.assets.partitions import datasets
 from al_dagster.resources import ExportsResource, RegistryResource, TrackingResource
 
 if TYPE_CHECKING:
-    from al_dagster.training.train import Progress, TrainedModel
+    from al_dagster.training.train import Progress
 
 LOG_EVERY_EPOCHS = 5
 MLFLOW_RUN_TAG = "al.mlflow_run_id"
@@ -32,7 +32,25 @@ def trained_model(
     tracking: TrackingResource,
 ) -> dg.MaterializeResult:
     """A YOLO model trained on the exported dataset in a process of its own, registered in MLflow."""
-    model = _train(context, registry, exports, tracking)
+    from al_dagster.core.progress import report
+    from al_dagster.training.train import train
+
+    def tell(progress: "Progress") -> None:
+        report("training", progress.epoch, progress.epochs)
+        if progress.epoch % LOG_EVERY_EPOCHS == 0 or progress.epoch == progress.epochs:
+            figures = {**progress.losses, **progress.metrics}
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            context.log.info(f"epoch {progress.epoch} of {progress.epochs}: {shown}")
+
+    exported, config = exports.exported(registry.open(), context.partition_key)
+    model = train(
+        exported,
+        config,
+        tracking.open(),
+        tracking.work_dir,
+        run_tags={"al.dagster_run_id": context.run_id},
+        on_progress=tell,
+    )
     context.instance.add_run_tags(context.run_id, {MLFLOW_RUN_TAG: model.mlflow_run_id})
     curves = {name: round(value, 4) for name, value in sorted(model.metrics.items()) if not name.startswith("test_")}
     return dg.MaterializeResult(
@@ -64,9 +82,10 @@ def evaluation(
     """COCO mAP, figures of each class and the confusion matrix of the model on the test split."""
     from al_dagster.core.progress import report
     from al_dagster.training.evaluate import evaluate
+    from al_dagster.training.train import standing_model
 
     exported, config = exports.exported(registry.open(), context.partition_key)
-    model = _train(context, registry, exports, tracking)
+    model = standing_model(exported, config, tracking.open())
     found = evaluate(
         exported,
         model.weights_path,
@@ -88,32 +107,4 @@ def evaluation(
             "per_class": table_of([vars(row) for row in found.per_class]),
             **{name: picture(png, "png") for name, png in found.plots.items()},
         }
-    )
-
-
-def _train(
-    context: dg.AssetExecutionContext,
-    registry: RegistryResource,
-    exports: ExportsResource,
-    tracking: TrackingResource,
-) -> "TrainedModel":
-    """The model of the newest version of the dataset: trained now, or taken again if the same inputs made it before."""
-    from al_dagster.core.progress import report
-    from al_dagster.training.train import train
-
-    def tell(progress: "Progress") -> None:
-        report("training", progress.epoch, progress.epochs)
-        if progress.epoch % LOG_EVERY_EPOCHS == 0 or progress.epoch == progress.epochs:
-            figures = {**progress.losses, **progress.metrics}
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            context.log.info(f"epoch {progress.epoch} of {progress.epochs}: {shown}")
-
-    exported, config = exports.exported(registry.open(), context.partition_key)
-    return train(
-        exported,
-        config,
-        tracking.open(),
-        tracking.work_dir,
-        run_tags={"al.dagster_run_id": context.run_id},
-        on_progress=tell,
     )

@@ -1,15 +1,22 @@
 """A project's configuration: the ``project.yaml`` in its inbox folder, kept in the registry as JSON."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from al_dagster.core.errors import UserError
 
+TRAINED = "model:"
+"""What a reference to a model that the platform trained begins with; the name of its dataset follows."""
+
+EXAMPLE = "'classes: [nut, bolt]'"
 PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _valid_name(name: str) -> str:
@@ -28,7 +35,9 @@ class DetectionConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    confidence: float = Field(0.3, ge=0, le=1, description="Boxes below this confidence are dropped.")
+    confidence: float | None = Field(
+        None, ge=0, le=1, description="Boxes below this raw confidence are dropped; default the detector's own limit."
+    )
     nms_iou: float = Field(0.5, gt=0, le=1, description="Of two boxes that overlap more than this, one is kept.")
 
 
@@ -44,11 +53,42 @@ class ClassificationConfig(BaseModel):
     )
 
 
+class PromptConfig(BaseModel):
+    """How a detector that is asked by name is asked for a class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    synonyms: tuple[str, ...] = Field((), description="Further phrases for the class.")
+    negatives: tuple[str, ...] = Field(
+        (), description="Phrases for what is easily taken for it; a box that one of them explains better is dropped."
+    )
+
+
+class ModelsConfig(BaseModel):
+    """Models in place of those of the profile; what is left out is the profile's."""
+
+    # "model_" would otherwise be a protected prefix.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    detector: str | None = Field(None, description="opencv, florence-2-large, florence-2-base or yolo.")
+    segmenter: str | None = Field(None, description="grabcut, sam2.1-hiera-base-plus, another SAM 2.1 or edgetam.")
+    segmenter_code: Literal["transformers", "meta"] = Field(
+        "transformers", description="Whose code runs SAM 2: that of transformers, or Meta's (extra sam2)."
+    )
+    embedder: str | None = Field(None, description="hog-color, dinov2-base, dinov2-small or dinov2-large.")
+    weights: str | None = Field(
+        None, description="Weights of the detector yolo: a file, or model:<dataset> for the newest model trained on it."
+    )
+    allow_pickle: bool = Field(
+        False, description="Whether weights that are a pickle, as a .pt file of somebody else's is, may be read."
+    )
+
+
 class ProjectConfig(BaseModel):
     """What a project labels, and with what.
 
-    A class with a folder in ``support`` is labelled by example: class-agnostic proposals, named by the few-shot
-    classifier. Every other class is asked of the profile's detector by name.
+    A class with a folder in ``support``, or among ``validated_examples``, is labelled by example: class-agnostic
+    proposals, named by the few-shot classifier. Every other class is asked of the detector by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,12 +96,19 @@ class ProjectConfig(BaseModel):
     name: ProjectName
     description: str = ""
     classes: tuple[str, ...] = Field(min_length=1, description="Class names, in the order of their YOLO ids.")
-    profile: Literal["embedded"] = Field("embedded", description="Which models label the project.")
+    profile: Literal["embedded", "foundation"] = Field("embedded", description="Which models label the project.")
+    models: ModelsConfig = ModelsConfig()
+    prompts: dict[str, PromptConfig] = Field(
+        default_factory=dict, description="For a class, synonyms and negative prompts."
+    )
     support: Path | None = Field(None, description="Folder with one folder of example pictures for each class.")
+    validated_examples: tuple[str, ...] = Field(
+        (), description="Classes whose validated objects are examples too, beside or instead of pictures in support."
+    )
     detection: DetectionConfig = DetectionConfig()
     classification: ClassificationConfig = ClassificationConfig()
 
-    @field_validator("classes", mode="before")
+    @field_validator("classes", "validated_examples", mode="before")
     @classmethod
     def _split_classes(cls, value: object) -> object:
         if isinstance(value, str):
@@ -69,6 +116,14 @@ class ProjectConfig(BaseModel):
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(dict.fromkeys(name for item in value if (name := " ".join(item.split()))))
         return value
+
+    @model_validator(mode="after")
+    def _known_classes(self) -> Self:
+        for key, names in (("prompts", self.prompts), ("validated_examples", self.validated_examples)):
+            unknown = [name for name in names if name not in self.classes]
+            if unknown:
+                raise ValueError(f"{key}: {unknown[0]!r} is not among the classes ({', '.join(self.classes)})")
+        return self
 
 
 def parse_project(values: object, where: str) -> ProjectConfig:
@@ -81,12 +136,7 @@ def parse_project(values: object, where: str) -> ProjectConfig:
     Raises:
         UserError: a key is wrong or missing, or a value does not fit.
     """
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: expected keys and values such as 'classes: [nut, bolt]'")
-    try:
-        return ProjectConfig.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{where}: {describe_validation(error, ProjectConfig)}") from None
+    return parse_model(ProjectConfig, values, where, EXAMPLE)
 
 
 def load_project(path: Path) -> ProjectConfig:
@@ -96,12 +146,20 @@ def load_project(path: Path) -> ProjectConfig:
         UserError: the file cannot be read or is not a valid configuration.
     """
     values = load_yaml(path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected keys and values such as 'classes: [nut, bolt]'")
-    config = parse_project({"name": path.parent.name, **values}, str(path))
-    if config.support and not config.support.is_absolute():
-        return config.model_copy(update={"support": (path.parent / config.support).absolute()})
-    return config
+    named = {"name": path.parent.name, **values} if isinstance(values, dict) else values
+    config = parse_project(named, str(path))
+    changed: dict[str, object] = {}
+    if config.support:
+        changed["support"] = (path.parent / config.support).absolute()
+    if config.models.weights:
+        weights = anchored_weights(config.models.weights, path.parent)
+        changed["models"] = config.models.model_copy(update={"weights": weights})
+    return config.model_copy(update=changed)
+
+
+def anchored_weights(weights: str, folder: Path) -> str:
+    """Weights of a detector with the path of a file made absolute; ``model:<dataset>`` stays as it is."""
+    return weights if weights.startswith(TRAINED) else str((folder / weights).absolute())
 
 
 def load_yaml(path: Path) -> object:
@@ -125,15 +183,37 @@ def load_yaml(path: Path) -> object:
         raise UserError(f"{path}: holds a value that is not valid YAML: {error}") from None
 
 
-def describe_validation(error: ValidationError, model: type[BaseModel]) -> str:
+def parse_model(model: type[_Model], values: object, where: str, example: str) -> _Model:
+    """Check values that a person wrote.
+
+    Args:
+        model: what they must fit.
+        values: what was read; must be a mapping.
+        where: what the sentence of an error begins with, such as the path of the file.
+        example: keys and values as they could be.
+
+    Raises:
+        UserError: it is no mapping, a key is wrong or missing, or a value does not fit.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: expected keys and values such as {example}")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_describe(error, model)}") from None
+
+
+def _describe(error: ValidationError, model: type[BaseModel]) -> str:
     """One sentence for the first thing that pydantic found wrong, naming the keys that would be right."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         for part in first["loc"][:-1]:
-            inner = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-            model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else model
+            annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+            inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+            model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
         return f"unknown key '{key}'; the keys are {', '.join(model.model_fields)}"
     if first["type"] == "missing":
         return f"key '{key}' is missing"
-    return f"{key}: {first['msg'].removeprefix('Value error, ')}"
+    message: str = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message

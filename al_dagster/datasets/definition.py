@@ -1,7 +1,6 @@
 """What a dataset is to hold: a YAML file, or JSON in the registry."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -10,14 +9,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from al_dagster.core.errors import UserError
-from al_dagster.core.project import ProjectName, describe_validation, load_yaml
+from al_dagster.core.project import ProjectName, load_yaml, parse_model
 from al_dagster.training.config import TrainingConfig
 
 Format = Literal["yolo", "yolo-seg", "coco"]
@@ -128,12 +125,7 @@ def parse_definition(values: object, where: str) -> DatasetDefinition:
     Raises:
         UserError: a key is wrong or missing, or a value does not fit.
     """
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where}: expected keys and values such as 'name: parts' and 'project: parts'")
-    try:
-        return DatasetDefinition.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{where}: {describe_validation(error, _model_of(error))}") from None
+    return parse_model(DatasetDefinition, values, where, "'name: parts' and 'project: parts'")
 
 
 def load_definition(path: Path) -> DatasetDefinition:
@@ -144,14 +136,3 @@ def load_definition(path: Path) -> DatasetDefinition:
     """
     values = load_yaml(path)
     return parse_definition({"name": path.stem, **values} if isinstance(values, dict) else values, str(path))
-
-
-def _model_of(error: ValidationError) -> type[BaseModel]:
-    """The section in which the first error lies, so that its keys can be named."""
-    model: type[BaseModel] = DatasetDefinition
-    for part in error.errors(include_url=False)[0]["loc"][:-1]:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return model

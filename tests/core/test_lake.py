@@ -132,3 +132,21 @@ def test_a_reader_sees_a_whole_table_while_another_writes(tmp_path):
     writer.join()
     assert seen
     assert all(len(values) == 1 for values in seen)
+
+
+def test_a_table_of_an_older_version_gets_the_declared_columns_that_may_be_empty(lake, root):
+    from al_dagster.core.schemas import DETECTIONS
+
+    row = {field.name: "x" if field.type == pa.string() else 1.0 for field in DETECTIONS}
+    lake.write("detections", "a", pa.Table.from_pylist([row], schema=DETECTIONS))
+    old = lake.read("detections", "a").drop_columns(["p_label", "p_box"])
+    fs, _ = fsspec.core.url_to_fs(root)
+    with fs.open(lake.path("detections", "a"), "wb") as file:
+        import pyarrow.parquet as pq
+
+        pq.write_table(old.replace_schema_metadata({b"kept": b"yes"}), file)
+    read = lake.read("detections", "a")
+    assert read.schema.equals(DETECTIONS)
+    assert read.schema.metadata == {b"kept": b"yes"}
+    assert read.to_pylist() == [{**row, "p_label": None, "p_box": None}]
+    lake.write("detections", "a", read)

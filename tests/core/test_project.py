@@ -30,7 +30,7 @@ def sentence(path: Path) -> str:
 def test_a_short_file_takes_its_name_from_the_folder_and_the_rest_from_the_defaults(written):
     config = load_project(written("classes: [nut, bolt]"))
     assert config == ProjectConfig(name="parts", classes=("nut", "bolt"))
-    assert (config.profile, config.detection.confidence, config.classification.top_k) == ("embedded", 0.3, 3)
+    assert (config.profile, config.detection.confidence, config.classification.top_k) == ("embedded", None, 3)
 
 
 def test_a_whole_file_is_read(written):
@@ -72,14 +72,21 @@ def test_empty_and_repeated_classes_are_dropped_and_the_order_kept(given, kept):
         ("classes: [yes]", "classes.0: Input should be a valid string"),
         (
             "classes: [a]\nclases: [b]",
-            "unknown key 'clases'; the keys are name, description, classes, profile, support",
+            "unknown key 'clases'; the keys are name, description, classes, profile, models, prompts",
         ),
         (
             "classes: [a]\ndetection: {conf: 0.5}",
             "unknown key 'detection.conf'; the keys are confidence, nms_iou",
         ),
         ("classes: [a]\ndetection: {confidence: 1.5}", "detection.confidence: Input should be less than or equal to 1"),
-        ("classes: [a]\nprofile: magic", "profile: Input should be 'embedded'"),
+        ("classes: [a]\nprofile: magic", "profile: Input should be 'embedded' or 'foundation'"),
+        ("classes: [a]\nmodels: {embeder: x}", "unknown key 'models.embeder'; the keys are detector, segmenter,"),
+        (
+            "classes: [a]\nprompts: {a: {synonym: b}}",
+            "unknown key 'prompts.a.synonym'; the keys are synonyms, negatives",
+        ),
+        ("classes: [a]\nprompts: {b: {}}", "prompts: 'b' is not among the classes (a)"),
+        ("classes: [a]\nvalidated_examples: b", "validated_examples: 'b' is not among the classes (a)"),
         ("classes: [a]\nname: a--b", "name: 'a--b' cannot name a project: use up to 64 letters"),
         ("classes: [a\nname: b", "is not valid YAML in line 2"),
         ("classes: [a]\ndescription: 2026-13-45", "holds a value that is not valid YAML: month must be in 1..12"),
