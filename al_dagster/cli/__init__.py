@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from al_dagster.cli import datasets, doctor, ingest, interrupts, lineage, look, models, objects, system
+from al_dagster.cli import (
+    calibrate,
+    datasets,
+    doctor,
+    ingest,
+    interrupts,
+    lineage,
+    look,
+    models,
+    objects,
+    system,
+    weights,
+)
 from al_dagster.cli.failures import INTERRUPTED, told
 
 app = typer.Typer(
@@ -16,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (system, doctor, ingest, look, objects, datasets, models, lineage):
+for module in (system, doctor, ingest, look, objects, calibrate, datasets, models, weights, lineage):
     module.add_to(app)
 
 

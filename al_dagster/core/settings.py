@@ -26,6 +26,17 @@ class Settings(BaseSettings):
     mlflow_uri: str | None = Field(
         None, description="MLflow tracking URI; default SQLite in AL_HOME/mlflow.db with artifacts beside it."
     )
+    models_path: Path | None = Field(
+        None, alias="AL_MODELS", description="Folder of model weights; default AL_HOME/models."
+    )
+    device: str = Field(
+        "auto",
+        description="Where models in torch run: auto (a GPU), cuda, cuda:N, or cpu, which is slow.",
+    )
+    max_vram_gb: float | None = Field(None, gt=0, description="GiB of the GPU's memory to use; default all of it.")
+    torch_compile: bool = Field(
+        False, description="Compile models in torch: the first batch takes minutes more, the others less."
+    )
     batch_size: int = Field(256, ge=1, le=1000, description="Most images in one batch.")
     settle_seconds: float = Field(
         5.0, ge=0, description="A file is taken from the inbox once it has not changed for this long."
@@ -74,6 +85,11 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """SQLAlchemy URL of the registry."""
         return self.registry_url or f"sqlite:///{self.registry_dir / 'registry.db'}"
+
+    @property
+    def models_dir(self) -> Path:
+        """Folder of model weights, one folder a model."""
+        return (self.models_path or self.home / "models").absolute()
 
     @property
     def exports_dir(self) -> Path:
