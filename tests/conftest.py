@@ -1,8 +1,10 @@
 """A home of its own with small drawn pictures that the embedded models label for real, for the tests of the chain."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,6 +13,9 @@ from numpy.typing import NDArray
 
 from al_dagster.core.project import ProjectConfig, parse_project
 from al_dagster.core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from al_dagster.registry.database import Registry
 
 SLOW_LAST = ("labelling", "datasets", "automation", "assets", "training", "benchmarks", "demo", "e2e")
 """Rooms whose tests run last, the slowest at the end."""
@@ -105,3 +110,65 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, support_folder: Path) 
     settings = load_settings()
     settings.home.mkdir()
     return Home(settings, support_folder)
+
+
+def register_reviewed(
+    registry: "Registry",
+    outcomes: Sequence[tuple[float, bool | None]],
+    *,
+    project: str = "shapes",
+    model: str = "m@1",
+    category: str = "disc",
+    first: int = 0,
+) -> list[str]:
+    """Register objects of these confidences, five an image, and review them: right, deleted, or None for not at all.
+
+    ``first`` is the number of the first image, so that another call makes other images. Returns the objects' ids.
+    """
+    from al_dagster.core import ids
+    from al_dagster.registry.labelling import LabelledObject, register_batch
+    from al_dagster.registry.review import delete_object, validate_objects
+    from al_dagster.registry.tables import Frame, Source
+
+    labels, frames = [], []
+    with registry.session() as session:
+        for start in range(0, len(outcomes), 5):
+            source = ids.source_id(hashlib.sha256(f"{project} {first + start // 5}".encode()).hexdigest())
+            frames.append(ids.frame_id(source, 0))
+            session.add(Source(source_id=source, source_type="image", group_key=source, width=640, height=480))
+            session.flush()
+            session.add(Frame(frame_id=frames[-1], source_id=source, frame_idx=0, timestamp_ms=0))
+            for place, (confidence, _) in enumerate(outcomes[start : start + 5]):
+                box = (place * 100.0, 50.0, 60.0, 60.0)
+                name = ids.object_id(project, source, 0, model, box)
+                labels.append(LabelledObject(name, frames[-1], source, category, box, confidence, model))
+    batch = {"project_id": project, "batch_key": f"{project}--{first}", "run_id": "run", "frame_ids": frames}
+    register_batch(registry, objects=labels, **batch)
+    named = [label.object_id for label in labels]
+    validate_objects(registry, [name for name, (_, right) in zip(named, outcomes, strict=True) if right], "ann")
+    for name, (_, right) in zip(named, outcomes, strict=True):
+        if right is False:
+            delete_object(registry, name, "ann")
+    return named
+
+
+@pytest.fixture(scope="session")
+def add_reviewed() -> Callable[..., list[str]]:
+    """Registers objects and reviews them; see ``register_reviewed``."""
+    return register_reviewed
+
+
+@pytest.fixture(scope="session")
+def some_outcomes() -> Callable[..., list[tuple[float, bool | None]]]:
+    """Outcomes of an overconfident detector, drawn with a seed: ``some_outcomes(count, seed=0)``.
+
+    An object of confidence c is right with a probability of c², but always from 0.7 on.
+    """
+
+    def draw(count: int, seed: int = 0) -> list[tuple[float, bool | None]]:
+        rng = np.random.default_rng(seed)
+        confidence = rng.uniform(0.3, 1.0, count).round(6)
+        right = (confidence >= 0.7) | (rng.random(count) < confidence**2)
+        return list(zip(confidence.tolist(), right.tolist(), strict=True))
+
+    return draw

@@ -1,5 +1,6 @@
 """The asset graph, a module per stage: read, call a room below, return, describe."""
 
+from al_dagster.assets.calibration import calibration
 from al_dagster.assets.checks import all_checks
 from al_dagster.assets.dataset import dataset, dataset_export
 from al_dagster.assets.ingest import frames, sources
@@ -16,6 +17,7 @@ all_assets = [
     classifications,
     objects,
     vector_index,
+    calibration,
     dataset,
     dataset_export,
     trained_model,

@@ -1,4 +1,4 @@
-"""The two partitions of the graph."""
+"""The partitions of the graph."""
 
 import dagster as dg
 
@@ -7,3 +7,6 @@ batches = dg.DynamicPartitionsDefinition(name="batch")
 
 datasets = dg.DynamicPartitionsDefinition(name="dataset")
 """Named dataset definitions."""
+
+projects = dg.DynamicPartitionsDefinition(name="project")
+"""Projects, added when their reviews are first looked at."""

@@ -1,4 +1,4 @@
-"""The jobs: the chain of a batch, a dataset with its export, a model with its evaluation, and reconciliation."""
+"""The jobs: the chain of a batch, calibration, a dataset with its export, a model with its evaluation, and repair."""
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
@@ -35,6 +35,10 @@ train_model = dg.define_asset_job(
     description="Train a model on the exported dataset, unless the same inputs made it before, and evaluate it.",
 )
 
+calibrate = dg.define_asset_job(
+    "calibrate", selection=["calibration"], description="Calibrate the detectors of a project on its reviews."
+)
+
 
 @dg.op(pool="vectors")
 def reconcile_vector_store(
@@ -56,4 +60,12 @@ def reconcile_vectors() -> None:
     reconcile_vector_store()
 
 
-all_jobs: list[Job] = [label_batch, freeze_dataset, build_dataset, build_and_train, train_model, reconcile_vectors]
+all_jobs: list[Job] = [
+    label_batch,
+    calibrate,
+    freeze_dataset,
+    build_dataset,
+    build_and_train,
+    train_model,
+    reconcile_vectors,
+]

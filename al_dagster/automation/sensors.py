@@ -1,10 +1,10 @@
-"""The sensors: new files become runs, and changed labels become datasets and models."""
+"""The sensors: new files become runs, reviews become calibrations, changed labels become datasets and models."""
 
 import dagster as dg
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-from al_dagster.assets.partitions import batches, datasets
-from al_dagster.automation.jobs import build_and_train, build_dataset, label_batch
+from al_dagster.assets.partitions import batches, datasets, projects
+from al_dagster.automation.jobs import build_and_train, build_dataset, calibrate, label_batch
 from al_dagster.core.errors import UserError
 from al_dagster.resources import InboxResource, RegistryResource
 
@@ -37,6 +37,34 @@ def inbox_sensor(
     return dg.SensorResult(
         run_requests=[dg.RunRequest(run_key=key, partition_key=key) for key in intake.unfinished if key in known],
         dynamic_partitions_requests=[batches.build_add_request(new)] if new else [],
+    )
+
+
+@dg.sensor(job=calibrate, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def calibration_sensor(
+    context: dg.SensorEvaluationContext, registry: RegistryResource
+) -> dg.SensorResult | dg.SkipReason:
+    """Calibrates the detectors of a project when its reviews are not those that it was calibrated on.
+
+    It compares states, not events, and asks only when enough reviews have changed, so that a person who is reviewing
+    does not start a run with every click.
+    """
+    from al_dagster.labelling.calibrate import due_calibrations
+
+    requests = []
+    for name, reviews in due_calibrations(registry.open()).items():
+        # Reviews may change back: what was calibrated since tells this request from an earlier one for the same.
+        done = dg.RunsFilter(
+            job_name=calibrate.name, tags={PARTITION_NAME_TAG: name}, statuses=[dg.DagsterRunStatus.SUCCESS]
+        )
+        run_key = f"{name}:{reviews}:{context.instance.get_runs_count(done)}"
+        requests.append(dg.RunRequest(run_key=run_key, partition_key=name))
+    if not requests:
+        return dg.SkipReason("no project has enough new reviews")
+    known = set(context.instance.get_dynamic_partitions(str(projects.name)))
+    new = [str(request.partition_key) for request in requests if request.partition_key not in known]
+    return dg.SensorResult(
+        run_requests=requests, dynamic_partitions_requests=[projects.build_add_request(new)] if new else []
     )
 
 

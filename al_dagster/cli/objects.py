@@ -1,4 +1,4 @@
-"""``al objects``: list, show, validate, edit and delete objects."""
+"""``al objects``: list, show, validate, edit, delete and accept objects."""
 
 import getpass
 from pathlib import Path
@@ -25,7 +25,7 @@ By = Annotated[
     typer.Option("--by", help="Who says so; the user's name if left out.", default_factory=_whoami, show_default=False),
 ]
 
-commands = typer.Typer(help="List, show, validate, edit and delete objects.", no_args_is_help=True)
+commands = typer.Typer(help="List, show, validate, edit, delete and accept objects.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -71,9 +71,10 @@ def list_(
         columns = {"object_id": "object", "object_category": "is", "category": "labelled", "confidence": "conf"}
         print_table("Conflicts", rows, {**columns, "iou": "IoU", "batch_key": "batch"}, wide=["batch_key"])
     else:
-        columns = {"object_id": "object", "category": "category", "confidence": "conf", "is_validated": "valid"}
-        columns |= {"project_id": "project", "file_name": "file"}
-        print_table("Objects", rows, columns, wide=["file_name"])
+        columns = {"object_id": "object", "category": "category", "confidence": "raw", "calibrated": "calibrated"}
+        columns |= {"is_validated": "valid", "project_id": "project", "file_name": "file"}
+        shown = [{**row, "calibrated": _calibrated(row)} for row in rows]
+        print_table("Objects", shown, columns, wide=["file_name"])
     if total > len(rows):
         say(f"{len(rows)} of {total}; --limit shows more")
 
@@ -108,7 +109,14 @@ def show(
     if as_json:
         print_json(found)
         return
-    print_facts(object_id, {name.replace("_", " "): value for name, value in found.items() if name != "polygon"})
+    shown = {**found, "calibrated_confidence": _calibrated(found)}
+    print_facts(object_id, {name.replace("_", " "): value for name, value in shown.items() if name != "polygon"})
+
+
+def _calibrated(row: dict[str, Any]) -> str | float | None:
+    """The probability of being right; where nobody can tell yet, the word for it."""
+    known = row["calibrated_confidence"]
+    return "uncalibrated" if known is None and row["confidence"] is not None else known
 
 
 @commands.command()
@@ -168,6 +176,64 @@ def delete(ids: Ids, by: By, as_json: Json = False) -> None:
         for object_id in ids:
             delete_object(registry, object_id, person)
     _say("deleted", ids, as_json)
+
+
+@commands.command()
+def accept(
+    project: Annotated[str, typer.Option("--project", "-p", help="Whose objects.")],
+    precision: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the accepted that shall be right, such as 0.95.")
+    ] = None,
+    category: Annotated[str | None, typer.Option(help="Only of this category, by the reviews of it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be accepted.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take back what was accepted and no person has changed or confirmed since.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Validate the objects that the reviews of their detector support, without looking at each.
+
+    For each detector that is calibrated (`al calibrate`), the lowest confidence is found above which the reviewed
+    objects show the precision with 95 % certainty. It holds as far as the reviewed objects are like the others: review
+    a random part, not the easy ones. Objects that a person touched are left alone.
+    """
+    from al_dagster.core.settings import load_settings
+
+    if undo == (precision is not None) or (undo and dry_run):
+        raise UserError("give either --precision, perhaps with --dry-run, or --undo")
+    with standing_registry(load_settings()) as registry:
+        check_conditions(registry, project=project, category=category)
+        if undo:
+            from al_dagster.registry.acceptance import undo_acceptance
+
+            undone = undo_acceptance(registry, project, category)
+            told: dict[str, Any] = {"undone": sum(undone.values()), "by_category": undone}
+        else:
+            from al_dagster.labelling.accept import accept_objects
+
+            told = accept_objects(registry, project, precision or 0.0, category=category, dry_run=dry_run)
+    if as_json:
+        print_json(told)
+    elif undo:
+        say(f"taken back: {told['undone']}{_by_category(told)}")
+    else:
+        _say_accepted(told)
+
+
+def _say_accepted(told: dict[str, Any]) -> None:
+    verb = "would be accepted" if told["dry_run"] else "accepted"
+    expected = told["expected_precision"]
+    share = f"; {expected:.1%} of them are expected to be right" if expected is not None else ""
+    say(f"{verb}: {told['accepted']}{_by_category(told)}{share}")
+    for row in told["rules"]:
+        say(f"{row['detection_model']}: {row['accepted']}, {row['rule']}, sure of {row['bound']:.3f}")
+    for row in told["refused"]:
+        say(f"{row['detection_model']}: none of {row['objects']}: {row['why']}")
+
+
+def _by_category(told: dict[str, Any]) -> str:
+    counts = ", ".join(f"{name} {count}" for name, count in told["by_category"].items())
+    return f" ({counts})" if counts else ""
 
 
 def _named(by: str) -> str:

@@ -37,7 +37,11 @@ class Lake:
         return sorted(unquote(name[: -len(".parquet")]) for name in names if name.endswith(".parquet"))
 
     def read(self, asset: str, partition: str) -> "pa.Table":
-        """The stored table of a partition, or an empty one of the declared schema if none is stored."""
+        """The stored table of a partition, or an empty one of the declared schema if none is stored.
+
+        Declared columns that may be empty, and that an older version did not write, are empty.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         from al_dagster.core.schemas import LAKE_SCHEMAS
@@ -45,7 +49,12 @@ class Lake:
         if not self.exists(asset, partition):
             return LAKE_SCHEMAS[asset].empty_table()
         with self._fs.open(self.path(asset, partition), "rb") as file:
-            return pq.read_table(file)
+            table = pq.read_table(file)
+        declared = LAKE_SCHEMAS[asset]
+        for index, field in enumerate(declared):
+            if field.nullable and field.name not in table.schema.names:
+                table = table.add_column(index, field, pa.nulls(table.num_rows, field.type))
+        return table
 
     def write(self, asset: str, partition: str, table: "pa.Table") -> int:
         """Replace a partition's file by this table and return its size in bytes.

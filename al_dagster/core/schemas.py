@@ -52,6 +52,8 @@ DETECTIONS = pa.schema(
         _required("label", pa.string()),
         *_BOX,
         _required("confidence", pa.float64()),
+        pa.field("p_label", pa.float64()),  # the parts of the confidence, of detectors that have them
+        pa.field("p_box", pa.float64()),
         _required("detection_model", pa.string()),
         _required("fingerprint", pa.string()),
     ]

@@ -1,7 +1,7 @@
 """Registering the labels of a batch in one transaction. Labelling again never touches human work."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from al_dagster.registry.base import bulk_insert, chunked
+from al_dagster.registry.calibrations import standing_calibrators
 from al_dagster.registry.categories import resolve_categories
 from al_dagster.registry.database import Registry
 from al_dagster.registry.labels import BOX, MACHINE_COLUMNS, LabelledObject, Registration, machine_values
@@ -47,8 +48,8 @@ def register_batch(
     """Register the labels of a batch: all of them or, if anything raises, none.
 
     An object that a person validated, edited or deleted stays as the person left it. Other objects follow the new
-    labels and keep their ids; those that the new labels no longer contain are superseded. Running it again with the
-    same labels writes nothing.
+    labels and keep their ids; those that the new labels no longer contain are superseded. The confidence of detectors
+    that are calibrated for the project is calibrated. Running it again with the same labels writes nothing.
 
     Args:
         registry: the registry.
@@ -67,6 +68,7 @@ def register_batch(
         plan = _plan(by_frame, rows)
         classes = session.scalar(select(Project.classes).where(Project.project_id == project_id))
         categories = resolve_categories(session, [label.category for label in objects], classes or ())
+        calibrators = standing_calibrators(session, project_id)
         written: dict[str, Any] = {
             "project_id": project_id,
             "batch_key": batch_key,
@@ -78,12 +80,12 @@ def register_batch(
             Object,
             [
                 {"object_id": label.object_id, "frame_id": label.frame_id, "source_id": label.source_id}
-                | machine_values(label, categories)
+                | machine_values(label, categories, calibrators)
                 | written
                 for label in plan.inserts
             ],
         )
-        _update_changed(session, plan, rows, categories, written)
+        _update_changed(session, plan, rows, lambda label: machine_values(label, categories, calibrators), written)
         _supersede(session, plan.superseded)
         _record_conflicts(session, plan.conflicts, batch_key)
         queued = queue_upserts(
@@ -169,15 +171,13 @@ def _update_changed(
     session: Session,
     plan: _Plan,
     rows: Mapping[str, list[RowMapping]],
-    categories: Mapping[str, int],
+    values_of: Callable[[LabelledObject], dict[str, Any]],
     written: dict[str, Any],
 ) -> None:
     standing = {row["object_id"]: row for known in rows.values() for row in known}
-    changed: list[dict[str, Any]] = [
-        {"key": label.object_id} | machine_values(label, categories) | written for label in plan.revived
-    ]
+    changed: list[dict[str, Any]] = [{"key": label.object_id} | values_of(label) | written for label in plan.revived]
     for object_id, label in plan.matched:
-        values = machine_values(label, categories)
+        values = values_of(label)
         if any(standing[object_id][column] != value for column, value in values.items()):
             changed.append({"key": object_id} | values | written)
     if changed:

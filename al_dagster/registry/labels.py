@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from al_dagster.core.calibrator import Calibrator
 from al_dagster.registry.matching import Box, Outcome
 
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
@@ -17,8 +18,8 @@ TEXTS = (
     "classification_model",
     "embedding_version",
 )
-NUMBERS = ("confidence", "area", "mask_score", "classification_confidence")
-MACHINE_COLUMNS = ("category_id", *BOX, *TEXTS, *NUMBERS, "polygon", "detection_id")
+NUMBERS = ("confidence", "p_label", "p_box", "area", "mask_score", "classification_confidence")
+MACHINE_COLUMNS = ("category_id", *BOX, *TEXTS, *NUMBERS, "calibrated_confidence", "polygon", "detection_id")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +34,8 @@ class LabelledObject:
         bbox: x, y, w, h in pixels.
         confidence: 0–1.
         detection_model: id and revision of the detector, as are the other models.
+        p_label: probability of the label, 0–1, where the detector tells it apart from that of the box.
+        p_box: probability of the box.
         classification_model: what named a proposal, if anything did.
         classification_confidence: its score.
         segmentation_model: what made the mask.
@@ -51,6 +54,8 @@ class LabelledObject:
     bbox: Box
     confidence: float
     detection_model: str
+    p_label: float | None = None
+    p_box: float | None = None
     classification_model: str | None = None
     classification_confidence: float | None = None
     segmentation_model: str | None = None
@@ -76,17 +81,22 @@ class Registration:
     counts: dict[str, int]
 
 
-def machine_values(label: LabelledObject, categories: Mapping[str, int]) -> dict[str, Any]:
+def machine_values(
+    label: LabelledObject, categories: Mapping[str, int], calibrators: Mapping[str, Calibrator]
+) -> dict[str, Any]:
     """The machine's columns of an object with this label, as the database stores them.
 
     Args:
         label: the label.
         categories: category ids by name.
+        calibrators: of the project, by detector; the confidence of any other detector is uncalibrated.
     """
     values: dict[str, Any] = {name: getattr(label, name) for name in TEXTS}
     for name in NUMBERS:
         number = getattr(label, name)
         values[name] = None if number is None else float(number)
+    calibrator = calibrators.get(label.detection_model)
+    values["calibrated_confidence"] = None if calibrator is None else float(calibrator.apply(values["confidence"]))
     x, y, w, h = label.bbox
     values["bbox_x"], values["bbox_y"], values["bbox_w"], values["bbox_h"] = float(x), float(y), float(w), float(h)
     rings = label.polygon

@@ -1,6 +1,7 @@
 """The mask store: one immutable full-frame 1-bit PNG for each object and version of its mask."""
 
 import io
+import os
 import uuid
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class MaskStore:
             except FileNotFoundError:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 staged.write_bytes(encoded)
-            staged.replace(path)
+            os.replace(staged, path)  # noqa: PTH105
         except BaseException:
             staged.unlink(missing_ok=True)
             raise

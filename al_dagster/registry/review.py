@@ -15,6 +15,16 @@ from al_dagster.registry.matching import Box
 from al_dagster.registry.queueing import queue_deletes
 from al_dagster.registry.tables import Category, Conflict, Object, Project, Source
 
+AUTO = "auto"
+"""Stands in ``validated_by`` where a rule and not a person validated an object; the rule is in ``validation_rule``."""
+
+NOT_VALIDATED: dict[str, Any] = {
+    "is_validated": False,
+    "validated_by": None,
+    "validated_at": None,
+    "validation_rule": None,
+}
+
 # A mask drawn to the edge of a box may reach this far, in pixels, beyond the rounded box.
 MASK_TOLERANCE = 1.0
 
@@ -32,7 +42,7 @@ def validate_objects(registry: Registry, ids: Sequence[str], by: str) -> None:
         for object_id in ids:
             _active(session, object_id)
         for chunk in chunked(list(ids)):
-            validated = {"is_validated": True, "validated_by": by, "validated_at": now}
+            validated = {"is_validated": True, "validated_by": by, "validated_at": now, "validation_rule": None}
             session.execute(update(Object).where(Object.object_id.in_(chunk)).values(**validated))
             _resolve_conflicts(session, chunk, now)
 
@@ -50,7 +60,9 @@ def edit_object(
 ) -> None:
     """Change what is given of an object and leave the rest; its open conflicts are thereby resolved.
 
-    A mask that reaches out of the new box is taken off the object, since it shows something else.
+    A mask that reaches out of the new box is taken off the object, since it shows something else. What the machine had
+    said is kept aside at the first edit. An automatic validation ends when the category or the box changes, since its
+    rule spoke of the machine's label.
 
     Args:
         registry: the registry.
@@ -77,6 +89,11 @@ def edit_object(
             values |= _new_box(session, found, bbox)
         if not values:
             raise UserError(f"object {object_id}: give what to change: a category, a box or a flag")
+        if found.machine_label is None and found.edited_at is None:
+            box = [found.bbox_x, found.bbox_y, found.bbox_w, found.bbox_h]
+            found.machine_label = {"category_id": found.category_id, "bbox": box}
+        if found.validated_by == AUTO and (category is not None or bbox is not None):
+            values |= NOT_VALIDATED
         for column, value in {**values, "edited_by": by, "edited_at": now}.items():
             setattr(found, column, value)
         _resolve_conflicts(session, [object_id], now)
@@ -130,6 +147,8 @@ def list_conflicts(registry: Registry, project: str | None = None) -> list[dict[
 def _person(by: str) -> datetime:
     if not by.strip():
         raise UserError("a change needs the name of the person who makes it")
+    if by.strip() == AUTO:
+        raise UserError(f"{AUTO!r} stands for automatic acceptance; give the name of the person who makes the change")
     return datetime.now(UTC).replace(tzinfo=None)
 
 

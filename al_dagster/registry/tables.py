@@ -3,20 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    UniqueConstraint,
-    false,
-    text,
-    true,
-)
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, UniqueConstraint, false, text, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from al_dagster.registry.base import Base, utc_now
+from al_dagster.registry.calibration_table import Calibration as Calibration
 
 
 class Project(Base):
@@ -83,7 +74,11 @@ class Category(Base):
 
 
 class Object(Base):
-    """One detected instance. ``detection_id`` is the newest machine detection that its machine fields come from."""
+    """One detected instance. ``detection_id`` is the newest machine detection that its machine fields come from.
+
+    ``machine_label`` is what the machine had said of an object that a person edited (``registry.reviews``);
+    ``calibrated_confidence`` is NULL where the detector is not calibrated for the project.
+    """
 
     __tablename__ = "objects"
     __table_args__ = (
@@ -107,6 +102,9 @@ class Object(Base):
     area: Mapped[float | None]
     mask_score: Mapped[float | None]
     confidence: Mapped[float | None] = mapped_column(index=True)
+    p_label: Mapped[float | None]
+    p_box: Mapped[float | None]
+    calibrated_confidence: Mapped[float | None]
     detection_id: Mapped[str | None]
     detection_model: Mapped[str | None]
     segmentation_model: Mapped[str | None]
@@ -116,8 +114,10 @@ class Object(Base):
     is_validated: Mapped[bool] = mapped_column(server_default=false(), index=True)
     validated_by: Mapped[str | None]
     validated_at: Mapped[datetime | None]
+    validation_rule: Mapped[str | None]
     edited_by: Mapped[str | None]
     edited_at: Mapped[datetime | None]
+    machine_label: Mapped[dict[str, Any] | None]
     quality_score: Mapped[float | None]
     is_occluded: Mapped[bool] = mapped_column(server_default=false())
     is_truncated: Mapped[bool] = mapped_column(server_default=false())

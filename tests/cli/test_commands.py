@@ -18,8 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "lineage", "doctor", "ui")
-GROUPS = {"objects": ("list", "show", "validate", "edit", "delete"), "dataset": ("create", "list", "build", "export")}
+COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "calibrate", "lineage", "doctor", "ui")
+GROUPS = {
+    "objects": ("list", "show", "validate", "edit", "delete", "accept"),
+    "dataset": ("create", "list", "build", "export"),
+}
 AL = Path(sys.executable).with_name("al")
 
 

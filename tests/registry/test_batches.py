@@ -53,7 +53,7 @@ def test_another_project_claims_for_itself(registry):
 
 
 def test_concurrent_claims_by_several_processes_claim_each_file_once(registry, registry_url):
-    with multiprocessing.get_context("fork").Pool(3) as pool:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
         keys = [key for claimed in pool.map(claim_in_process, [registry_url] * 3) for key in claimed]
     assert sorted(keys) == sorted(list_batches(registry))
     claimed = [entry for key in keys for entry in batch_manifest(registry, key)]

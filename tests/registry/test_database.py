@@ -85,7 +85,7 @@ def test_opening_a_registry_that_is_up_to_date_is_quick(registry, registry_url):
 
 
 def test_several_processes_may_open_a_new_registry_at_once(registry_url):
-    with multiprocessing.get_context("fork").Pool(3) as pool:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert pool.map(open_and_close, [registry_url] * 6) == [HEAD] * 6
 
 

@@ -434,7 +434,7 @@ def test_a_process_killed_in_the_middle_of_a_batch_leaves_none_of_it(
     ]
     batch = {"project_id": "parts", "batch_key": "parts--1", "run_id": "r", "frame_ids": [frame], "objects": labels}
     before = contents()
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     reached = context.Event()
     process = context.Process(target=register_and_hang, args=(registry_url, batch, reached))
     process.start()

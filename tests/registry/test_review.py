@@ -51,7 +51,9 @@ def test_editing_changes_only_what_is_given_and_records_who_and_when(registry, f
     assert (after["category"], after["is_occluded"], after["edited_by"]) == ("bolt", True, "Ada")
     assert after["edited_at"] is not None
     changed = {name for name in before if before[name] != after[name]}
-    assert changed <= {"category", "category_id", "is_occluded", "edited_by", "edited_at", "updated_at"}
+    assert changed <= {
+        *("category", "category_id", "is_occluded", "edited_by", "edited_at", "machine_label", "updated_at"),
+    }
 
 
 def test_a_mask_stays_while_the_new_box_holds_it(registry, found):

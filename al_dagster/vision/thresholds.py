@@ -1,0 +1,145 @@
+"""Thresholds above which a stated precision holds: exact bounds on reviewed objects, and the order of testing them."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+TOLERABLE_ERRORS = 2
+SHORTEST, GROWTH = 10, 1.1
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The lowest confidence above which the precision is sure to hold.
+
+    Attributes:
+        confidence: objects at least so sure, raw.
+        reviews: reviewed objects among them.
+        correct: how many of those were right.
+        bound: lower confidence bound of their precision, 0–1.
+    """
+
+    confidence: float
+    reviews: int
+    correct: int
+    bound: float
+
+
+def precision_bound(correct: int, reviews: int, level: float = LEVEL) -> float:
+    """One-sided lower confidence bound of a share (Clopper & Pearson 1934); 0 where nothing was right.
+
+    Args:
+        correct: how many were right.
+        reviews: of how many.
+        level: probability with which the true share lies above.
+    """
+    from scipy.stats import beta
+
+    return float(beta.ppf(1 - level, correct, reviews - correct + 1)) if correct else 0.0
+
+
+def reviews_needed(precision: float, errors: int = 0, level: float = LEVEL) -> int:
+    """The least number of reviews, so many of them wrong, whose bound reaches a precision.
+
+    Args:
+        precision: 0–1, both excluded.
+        errors: how many of the reviews are wrong.
+        level: of the bound.
+    """
+    least, most = errors, errors + 1
+    while precision_bound(most - errors, most, level) < precision:
+        least, most = most, most * 2
+    while most - least > 1:
+        middle = (least + most) // 2
+        if precision_bound(middle - errors, middle, level) >= precision:
+            most = middle
+        else:
+            least = middle
+    return most
+
+
+def lowest_threshold(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], precision: float, level: float = LEVEL
+) -> Threshold | None:
+    """The lowest threshold that holds a precision, found so that choosing it does not void its bound.
+
+    Thresholds are tested from the top down, in an order that the confidences alone fix: fixed-sequence testing
+    (Angelopoulos et al. 2021, Learn then Test). A test that fails ends a sequence. There are two, since the shortest
+    list that can pass must be perfect: one starts there, one where two errors are tolerable. They share the allowed
+    risk, and one that reaches the start of the other joins it with its part (the fallback procedure, Wiens 2003). So
+    the chosen threshold has the stated precision with the probability ``level``, as if it had been the only one tested.
+
+    That holds for objects like the reviewed ones, each reviewed independently: a reviewer who picked the easy ones
+    makes it too good, and so do many objects of few images, which tend to be right or wrong together.
+
+    Args:
+        confidence: (n,) raw, of the reviewed objects.
+        correct: (n,), whether each was right.
+        precision: 0–1, both excluded.
+        level: of the bound.
+
+    Returns:
+        The threshold, or None if every sequence fails at its start or there are too few reviews to test one.
+    """
+    best_first = np.argsort(-confidence, kind="stable")
+    sorted_confidence, right = confidence[best_first], np.cumsum(correct[best_first])
+    found, risk = None, 0.0
+    for count, own in _sequence(sorted_confidence, precision, 1 - level):
+        risk += own
+        if not risk:
+            continue
+        if precision_bound(int(right[count - 1]), count, 1 - risk) < precision:
+            risk = 0.0
+            continue
+        bound = precision_bound(int(right[count - 1]), count, level)
+        found = Threshold(float(sorted_confidence[count - 1]), count, int(right[count - 1]), bound)
+    return found
+
+
+def _sequence(sorted_confidence: NDArray[np.float64], precision: float, risk: float) -> list[tuple[int, float]]:
+    """How many reviews lie at or above each threshold, from the top, and the risk that a sequence starts there with.
+
+    The numbers grow by a tenth, the same for all precisions; equal confidences are never parted.
+    """
+    total = len(sorted_confidence)
+    late = reviews_needed(precision, TOLERABLE_ERRORS, 1 - risk / 2)
+    starts = {reviews_needed(precision, 0, 1 - risk / 2): risk / 2, late: risk / 2}
+    if total < late:
+        starts = {reviews_needed(precision, 0, 1 - risk): risk}
+    aims = [SHORTEST]
+    while aims[-1] < total:
+        aims.append(math.ceil(aims[-1] * GROWTH))
+    aims = [min(aim, total) for aim in aims] if total else []
+    lowest = sorted_confidence[np.array(aims, dtype=int) - 1]
+    counts = np.searchsorted(-sorted_confidence, -lowest, side="right")
+    sequence = dict.fromkeys(map(int, counts), 0.0)
+    for start, own in starts.items():
+        first = next((count for count in sequence if count >= start), None)
+        if first is not None:
+            sequence[first] += own
+    return list(sequence.items())
+
+
+def perfect_reviews_missing(
+    confidence: NDArray[np.float64], correct: NDArray[np.bool_], precision: float, level: float = LEVEL
+) -> int:
+    """The fewest further reviews, all right and all above some threshold, with which its bound reaches the precision.
+
+    Args:
+        confidence: (n,) raw, of the reviewed objects.
+        correct: (n,), whether each was right.
+        precision: 0–1, both excluded.
+        level: of the bound.
+    """
+    wrong = np.cumsum(~correct[np.argsort(-confidence, kind="stable")])
+    fewest = reviews_needed(precision, 0, level)
+    for errors in range(int(wrong[-1]) + 1 if len(wrong) else 0):
+        needed = reviews_needed(precision, errors, level)
+        if needed - len(wrong) >= fewest:
+            break
+        # The most reviews above a threshold that leaves so many wrong ones above it.
+        fewest = min(fewest, needed - int(np.searchsorted(wrong, errors, side="right")))
+    return max(fewest, 1)
