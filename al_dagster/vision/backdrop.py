@@ -17,7 +17,13 @@ NOISE_FLOOR = 0.012
 """Least standard deviation assumed of the surface, in log brightness: just over one of 255 levels at mid-grey."""
 CLIPPED = 250
 """From this value on, a channel may be brighter than it shows."""
-PARAMETERS = [SAMPLES, ITERATIONS, OFFSET, NOISE_FLOOR, CLIPPED]
+COLOUR_CELL = 0.03
+"""Side of a cell of the colours' histogram, in log RGB."""
+NARROWER = 0.5
+"""Spread, as a share of the first fit's, below which the fit from the commonest colour is taken."""
+LEAST_SHARE = 0.25
+"""Share of the image that the surface must show on for it."""
+PARAMETERS = [SAMPLES, ITERATIONS, OFFSET, NOISE_FLOOR, CLIPPED, COLOUR_CELL, NARROWER, LEAST_SHARE]
 """What the difference depends on."""
 
 
@@ -50,24 +56,86 @@ class Difference:
         return np.asarray(_length(self.tint) / self.tint_spread, dtype=np.float32)
 
 
-def surface_difference(image: Image, known: NDArray[np.bool_] | None = None) -> Difference:
-    """Fit the surface behind the objects and measure how each pixel differs from it.
+@dataclass(frozen=True)
+class Surface:
+    """A fitted surface.
+
+    Args:
+        coefficients: (6, 3): of 1, x, y, x², xy, y² for each channel's log RGB, x and y from 0 to 1 over the image.
+        brightness_spread: as in ``Difference``.
+        tint_spread: as in ``Difference``.
+        chroma: as in ``Difference``.
+        crowded: objects cover so much of the image that only the fit from its commonest colour tells them from the
+            surface.
+    """
+
+    coefficients: NDArray[np.float64]
+    brightness_spread: float
+    tint_spread: float
+    chroma: float
+    crowded: bool
+
+    def difference(self, image: Image, window: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)) -> Difference:
+        """How an image differs from the surface.
+
+        Args:
+            image: (height, width, 3), uint8: the fitted image, or a part of it at any scale.
+            window: where the part lies in the fitted image: x1, y1, x2, y2 as shares of its width and height.
+        """
+        height, width = image.shape[:2]
+        left, top, right, bottom = window
+        rows, columns = np.indices((height, width)).reshape(2, -1)
+        x = left + (right - left) * columns / max(width - 1, 1)
+        y = top + (bottom - top) * rows / max(height - 1, 1)
+        surface = (_basis(x, y) @ self.coefficients).reshape(height, width, 3).astype(np.float32)
+        darkening, tint = _compared(image, np.log(image.astype(np.float32) + OFFSET), surface)
+        return Difference(darkening, tint, self.brightness_spread, self.tint_spread, self.chroma)
+
+
+def fit_surface(image: Image, known: NDArray[np.bool_] | None = None) -> Surface:
+    """Fit the surface behind the objects.
 
     The surface's colour is a quadratic in x and y in log RGB, where light multiplies, fitted robustly from the
-    commonest brightness outwards, so that objects covering less than half of the pixels do not count.
+    commonest brightness outwards, so that objects covering less than half of the pixels do not count. A whole image is
+    fitted a second time from its commonest colour outwards. Both mostly end at the same surface; where objects crowd
+    the image, so that the first fit takes them for a part of the surface, the second is much narrower and is taken.
 
     Args:
         image: (height, width, 3), uint8.
         known: (height, width), bool: pixels to fit to, such as the border of a crop; all when None.
     """
     height, width = image.shape[:2]
-    logs = np.log(image.astype(np.float32) + OFFSET)
     places = np.arange(height * width) if known is None else np.flatnonzero(known)
     # An odd stride over the flattened grid spreads the samples over both axes.
     places = places[:: (len(places) // SAMPLES) | 1]
-    samples = logs.reshape(-1, 3)[places].astype(np.float64)
+    pixels = image.reshape(-1, 3)[places]
+    samples = np.log(pixels.astype(np.float32) + np.float32(OFFSET)).astype(np.float64)
     basis = _basis(places % width / max(width - 1, 1), places // width / max(height - 1, 1))
-    weights = _near_commonest(samples)
+    coefficients, weights, spread = _fitted(samples, basis, _near_commonest(samples))
+    crowded = False
+    if known is None:
+        narrow = _fitted(samples, basis, _near_commonest_colour(samples))
+        crowded = bool(np.prod(narrow[2]) < NARROWER**3 * np.prod(spread) and (narrow[1] > 0.1).mean() >= LEAST_SHARE)
+        if crowded:
+            coefficients, weights, spread = narrow
+    inliers = weights > 0.1
+    common = samples[inliers].mean(axis=0)
+    darkening, tint = _compared(
+        pixels[inliers], samples[inliers].astype(np.float32), (basis[inliers] @ coefficients).astype(np.float32)
+    )
+    return Surface(
+        coefficients,
+        brightness_spread=max(1.4826 * float(np.median(np.abs(darkening))), NOISE_FLOOR),
+        tint_spread=max(1.2 * float(np.median(_length(tint))), NOISE_FLOOR),
+        chroma=float(np.linalg.norm(common - common.mean())),
+        crowded=crowded,
+    )
+
+
+def _fitted(
+    samples: NDArray[np.float64], basis: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Coefficients, weights of the samples and spread a channel, fitted robustly from these weights on."""
     for _ in range(ITERATIONS):
         weighted = basis * weights[:, None]
         coefficients = np.linalg.solve(weighted.T @ basis + 1e-4 * np.eye(basis.shape[1]), weighted.T @ samples)
@@ -75,20 +143,7 @@ def surface_difference(image: Image, known: NDArray[np.bool_] | None = None) -> 
         spread = np.maximum(1.4826 * np.median(np.abs(residual[weights > 0.1]), axis=0), NOISE_FLOOR)
         distance = _length(residual / spread) / np.sqrt(3)
         weights = np.square(np.clip(1 - np.square(distance / 4.0), 0, None)) + 1e-6
-    rows, columns = np.indices((height, width)).reshape(2, -1)
-    surface = _basis(columns / max(width - 1, 1), rows / max(height - 1, 1)) @ coefficients
-    darkening, tint = _compared(image, logs, surface.reshape(height, width, 3).astype(np.float32))
-    inliers = places[weights > 0.1]
-    common = samples[weights > 0.1].mean(axis=0)
-    brightness = np.abs(darkening.ravel()[inliers])
-    tints = _length(tint.reshape(-1, 3)[inliers])
-    return Difference(
-        darkening,
-        tint,
-        brightness_spread=max(1.4826 * float(np.median(brightness)), NOISE_FLOOR),
-        tint_spread=max(1.2 * float(np.median(tints)), NOISE_FLOOR),
-        chroma=float(np.linalg.norm(common - common.mean())),
-    )
+    return np.asarray(coefficients, dtype=np.float64), weights, spread
 
 
 def _compared(
@@ -125,6 +180,15 @@ def _near_commonest(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     peak = int(np.argmax(np.convolve(counts, np.ones(5), mode="same")))
     near = np.abs(grey - (edges[peak] + edges[peak + 1]) / 2) <= max(0.25, 2.5 * (edges[1] - edges[0]))
     return near + 1e-6
+
+
+def _near_commonest_colour(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weight 1 for samples near the commonest colour and nearly none for the others."""
+    cells = np.floor(samples / COLOUR_CELL).astype(int)
+    _, first, counts = np.unique(cells, axis=0, return_index=True, return_counts=True)
+    fullest = cells[first[counts.argmax()]]
+    colour = samples[(np.abs(cells - fullest) <= 1).all(axis=1)].mean(axis=0)
+    return (np.abs(samples - colour) <= 1.5 * COLOUR_CELL).all(axis=1) + 1e-6
 
 
 def gradient(image: Image) -> NDArray[np.float32]:

@@ -9,15 +9,20 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from al_dagster.vision import regions
-from al_dagster.vision.backdrop import Difference, surface_difference
+from al_dagster.vision.backdrop import Difference, fit_surface
+from al_dagster.vision.cascades import scaled_down
 from al_dagster.vision.necks import LEVEL_STEP, split_touching
 from al_dagster.vision.parallel import IMAGES_PER_CALL, map_images
 from al_dagster.vision.protocols import Image, Mask
-from al_dagster.vision.regions import evidence_of, smoothed
+from al_dagster.vision.regions import Scene, scene_of, smoothed, stand_out
 from al_dagster.vision.revisions import code_revision
 
 CONTEXT = 0.25
 WORKING_SIDE = 96
+WHOLE_SIDE = 640
+"""Longest side in pixels at which a whole image is looked at."""
+LARGEST_SHARE = 0.35
+"""Share of the image above which a box fills it."""
 ITERATIONS = 2
 SMALLEST_SHARE = 0.03
 HOLE_SHARE = 0.02
@@ -50,6 +55,7 @@ class GrabCutSegmenter:
         context=CONTEXT,
         side=WORKING_SIDE,
         iterations=ITERATIONS,
+        whole=[WHOLE_SIDE, LARGEST_SHARE],
         shares=[SMALLEST_SHARE, HOLE_SHARE],
         necks=[NECK, LEVEL_STEP],
         bumps=[BUMP, LEAST_EXTENT],
@@ -76,8 +82,13 @@ class GrabCutSegmenter:
             For each image, one mask a box, in the order of the boxes, none empty.
         """
         found = [np.asarray(image_boxes, dtype=np.float64).reshape(-1, 4) for image_boxes in boxes]
-        single = [(image, box) for image, image_boxes in zip(images, found, strict=True) for box in image_boxes]
-        masks = iter(map_images(lambda pair: _segment(*pair), single))
+        crowds = map_images(lambda pair: _crowd(*pair), zip(images, found, strict=True))
+        single = [
+            (image, box, crowd)
+            for image, image_boxes, crowd in zip(images, found, crowds, strict=True)
+            for box in image_boxes
+        ]
+        masks = iter(map_images(lambda job: _segment(*job), single))
         return [list(islice(masks, len(image_boxes))) for image_boxes in found]
 
 
@@ -90,7 +101,21 @@ def whole_pixels(box: NDArray[np.floating], width: int, height: int) -> tuple[in
     return x1, y1, x2, y2
 
 
-def _segment(image: Image, box: NDArray[np.float64]) -> Mask:
+def _crowd(image: Image, boxes: NDArray[np.float64]) -> Scene | None:
+    """The scene of a whole image that objects crowd, so that little but neighbours is around each box; None if not."""
+    if all(_fills(box, image) for box in boxes):
+        return None
+    small, _ = scaled_down(image, WHOLE_SIDE)
+    scene = scene_of(small, smoothed(small))
+    return scene if scene.surface.crowded else None
+
+
+def _fills(box: NDArray[np.floating], image: Image) -> bool:
+    """Whether the image is of this one object, so that its commonest colour may well be the object's."""
+    return float((box[2] - box[0]) * (box[3] - box[1])) > LARGEST_SHARE * image.shape[0] * image.shape[1]
+
+
+def _segment(image: Image, box: NDArray[np.float64], crowd: Scene | None) -> Mask:
     height, width = image.shape[:2]
     x1, y1, x2, y2 = whole_pixels(box, width, height)
     border = max(4, round(CONTEXT * max(x2 - x1, y2 - y1)))
@@ -100,7 +125,8 @@ def _segment(image: Image, box: NDArray[np.float64]) -> Mask:
     size = (max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale)))
     small = np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA), dtype=np.uint8) if scale < 1 else crop
     inner = whole_pixels(np.array([x1 - left, y1 - top, x2 - left, y2 - top]) * scale, size[0], size[1])
-    cut = _cleaned(_cut(small, inner), inner)
+    window = (left / width, top / height, (left + crop.shape[1]) / width, (top + crop.shape[0]) / height)
+    cut = _cleaned(_cut(small, inner, None if crowd is None or _fills(box, image) else (crowd, window)), inner)
     pixels = cut
     if scale < 1:
         enlarged = cv2.resize(cut.astype(np.float32), crop.shape[1::-1], interpolation=cv2.INTER_LINEAR)
@@ -111,15 +137,22 @@ def _segment(image: Image, box: NDArray[np.float64]) -> Mask:
     return Mask(np.ascontiguousarray(pixels), x1, y1, _distinctness(small, cut))
 
 
-def _cut(image: Image, inner: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """GrabCut on how the crop differs from the surface around the box, started from what stands out most."""
+def _cut(
+    image: Image, inner: tuple[int, int, int, int], whole: tuple[Scene, tuple[float, float, float, float]] | None
+) -> NDArray[np.bool_]:
+    """GrabCut on how the crop differs from the surface, started from what stands out most.
+
+    The surface is that of the whole scene, with the crop's place in it, or, without one, what is around the box.
+    """
     x1, y1, x2, y2 = inner
     around = np.ones(image.shape[:2], dtype=bool)
     around[y1:y2, x1:x2] = False
     if around.sum() < LEAST_AROUND:
         return np.zeros(image.shape[:2], dtype=bool)
-    difference = surface_difference(smoothed(image), around)
-    evidence = evidence_of(image, difference)
+    smooth = smoothed(image)
+    scene, window = whole or (Scene(fit_surface(smooth, around)), (0.0, 0.0, 1.0, 1.0))
+    difference = scene.surface.difference(smooth, window)
+    evidence = stand_out(image, difference, scene.level)
     threshold = float(np.clip(0.5 * np.percentile(evidence[y1:y2, x1:x2], 90), 1.0, MOST))
     labels = np.where(evidence > threshold, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[evidence > 1.5 * threshold] = cv2.GC_FGD

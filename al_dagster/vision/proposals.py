@@ -20,10 +20,13 @@ NECKS = (0.75, 0.85, 0.6, 0.95, 0.0)
 
 RANK_FACTOR = 0.93
 ALIKE = 0.85
+CROWDED_HOLE = 0.01
+"""Share of the image above which a hole in a crowd is surface between objects that touch."""
 PARAMETERS = {
     "longest_side": LONGEST_SIDE,
     "sizes": [SMALLEST_SHARE, LARGEST_SHARE, LEAST_RADIUS],
     "necks": [NECKS, LEVEL_STEP, RANK_FACTOR, ALIKE],
+    "crowded_hole": CROWDED_HOLE,
     "regions": regions.PARAMETERS,
 }
 """What the boxes and confidences depend on."""
@@ -43,10 +46,12 @@ def propose(image: Image) -> Found:
     small, scale = scaled_down(image, LONGEST_SIDE)
     if min(small.shape[:2]) < 16:
         return np.empty((0, 4)), np.empty(0)
-    evidence = regions.stand_out(small)
-    solid = regions.solid(regions.distinct(evidence))
+    smooth = regions.smoothed(small)
+    scene = regions.scene_of(small, smooth)
+    evidence = regions.stand_out(small, scene.surface.difference(smooth), scene.level)
     total = small.shape[0] * small.shape[1]
     boxes, confidences = np.empty((0, 4)), np.empty(0)
+    solid = regions.solid(regions.distinct(evidence), CROWDED_HOLE if scene.surface.crowded else 1.0)
     readings = [*split_touching(solid, *NECKS), regions.split_by_colour(small, solid)]
     for rank, parts in enumerate(readings):
         for index, window in enumerate(ndimage.find_objects(parts), 1):

@@ -1,12 +1,14 @@
 """Which pixels stand out of a surface, and which of them belong together."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from al_dagster.vision import backdrop
-from al_dagster.vision.backdrop import Difference, gradient, surface_difference
+from al_dagster.vision.backdrop import Difference, Surface, fit_surface, gradient
 from al_dagster.vision.protocols import Image
 
 COLOUR = 5.0
@@ -19,9 +21,13 @@ TWO_COLOURS = 15.0
 """Distance of two colours in 8-bit Lab from which they may be of two things."""
 RELATIVE = 0.4
 MOST = 4.0
+LEAST_EVIDENCE = 0.1
+"""Evidence below which pixels do not differ, where a crowd is told from the surface."""
+LEAST_LEVEL = 0.3
 PARAMETERS = {
     "backdrop": backdrop.PARAMETERS,
     "evidence": [COLOUR, BRIGHT, EDGE, GREY_SURFACE],
+    "levels": [LEAST_EVIDENCE, LEAST_LEVEL],
     "least_pixels": LEAST_PIXELS,
     "relative": [RELATIVE, MOST],
     "colours": [TWO_COLOURS, SEED],
@@ -29,10 +35,37 @@ PARAMETERS = {
 """What the regions depend on."""
 
 
-def stand_out(image: Image, known: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """How much each pixel differs from the surface other than by a shadow; above 1 is an object."""
-    difference = surface_difference(smoothed(image), known)
-    return evidence_of(image, difference)
+@dataclass(frozen=True)
+class Scene:
+    """What the objects of an image are told from.
+
+    Args:
+        surface: what lies behind them.
+        level: the evidence from which a pixel is an object's.
+    """
+
+    surface: Surface
+    level: float = 1.0
+
+
+def scene_of(image: Image, smooth: Image) -> Scene:
+    """The surface of an image, and how much a pixel must differ from it to be an object's.
+
+    That is 1, except where objects crowd the image: it then has two kinds of pixels in plenty, and the level lies
+    between them, by the method of Otsu (1979) on the logarithm of the evidence, and within 0.3 to 1.
+
+    Args:
+        image: (height, width, 3), uint8.
+        smooth: the same as ``smoothed`` gives it.
+    """
+    surface = fit_surface(smooth)
+    if not surface.crowded:
+        return Scene(surface)
+    logs = np.log(np.maximum(stand_out(image, surface.difference(smooth)), LEAST_EVIDENCE))
+    low, high = float(logs.min()), max(float(logs.max()), 0.0)
+    scaled = ((logs - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
+    between, _ = cv2.threshold(scaled.reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
+    return Scene(surface, float(np.clip(np.exp(low + (high - low) * between / 255), LEAST_LEVEL, 1.0)))
 
 
 def smoothed(image: Image) -> Image:
@@ -40,8 +73,14 @@ def smoothed(image: Image) -> Image:
     return np.asarray(cv2.medianBlur(cv2.GaussianBlur(image, (0, 0), 0.8), 3), dtype=np.uint8)
 
 
-def evidence_of(image: Image, difference: Difference) -> NDArray[np.float32]:
-    """The evidence of ``stand_out`` from a difference that is known already."""
+def stand_out(image: Image, difference: Difference, level: float = 1.0) -> NDArray[np.float32]:
+    """How much each pixel differs from the surface other than by a shadow; above 1 is an object.
+
+    Args:
+        image: (height, width, 3), uint8.
+        difference: how the image, smoothed, differs from the surface.
+        level: how far that must be for an object, as in ``Scene``.
+    """
     colour = cv2.GaussianBlur(difference.colour, (0, 0), 1.0) / COLOUR
     bright = cv2.GaussianBlur(difference.brightness, (0, 0), 1.0) / BRIGHT
     steps = gradient(np.asarray(cv2.GaussianBlur(image, (0, 0), 1.0), dtype=np.uint8))
@@ -50,7 +89,7 @@ def evidence_of(image: Image, difference: Difference) -> NDArray[np.float32]:
     # On a coloured surface a step without a change of tint is a shadow's edge; on a grey one it may be an object's.
     trust = float(np.clip((GREY_SURFACE - difference.chroma) / 0.1, 0.0, 1.0))
     edges = trust * steps / max(EDGE * usual, 0.05)
-    return np.asarray(np.maximum(np.maximum(colour, bright), edges), dtype=np.float32)
+    return np.asarray(np.maximum(np.maximum(colour, bright), edges) / level, dtype=np.float32)
 
 
 def distinct(evidence: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -70,11 +109,16 @@ def distinct(evidence: NDArray[np.float32]) -> NDArray[np.bool_]:
     return result
 
 
-def solid(objects: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Gaps closed, holes filled, specks and lines removed: (height, width), 0 or 1."""
+def solid(objects: NDArray[np.bool_], largest_hole: float = 1.0) -> NDArray[np.uint8]:
+    """Gaps closed, holes up to a share of the image filled, specks and lines removed: (height, width), 0 or 1."""
     cross = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
     closed = cv2.morphologyEx(np.pad(objects.astype(np.uint8), 4), cv2.MORPH_CLOSE, cross)[4:-4, 4:-4]
     filled = ndimage.binary_fill_holes(closed).astype(np.uint8)
+    if largest_hole < 1:
+        holes, count = ndimage.label(filled > closed)
+        large = np.bincount(holes.ravel(), minlength=count + 1) > largest_hole * objects.size
+        large[0] = False
+        filled[large[holes]] = 0
     return np.asarray(cv2.morphologyEx(filled, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))))
 
 

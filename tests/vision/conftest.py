@@ -44,3 +44,26 @@ BAR = (180, 120, 281, 149)
 def disc_and_bar() -> NDArray[np.float64]:
     """The boxes of the two things on the table, x1, y1, x2, y2."""
     return np.array([DISC, BAR], dtype=np.float64)
+
+
+@pytest.fixture
+def blood_cells() -> Callable[[float], tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+    """Draws reddish cells in rows 40 pixels apart on an unevenly lit, pale slide.
+
+    The argument is the cells' diameter as a share of that distance; the image is (240, 320, 3), and what belongs to a
+    cell (240, 320). The first cell's centre is at (20, 20).
+    """
+
+    def draw(diameter: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        rng = np.random.default_rng(5)
+        slide = np.array([196.0, 195.0, 192.0]) * np.linspace(0.97, 1.03, 320)[None, :, None] * np.ones((240, 1, 1))
+        cells = np.zeros((240, 320), np.uint8)
+        for y in range(20, 240, 40):
+            for x in range(20, 320, 40):
+                cv2.circle(cells, (x, y), round(20 * diameter), 1, -1)
+        tones = rng.uniform(0.9, 1.1, (6, 8))[np.arange(240)[:, None] // 40, np.arange(320)[None, :] // 40]
+        slide = np.where(cells[..., None] > 0, np.array([182.0, 150.0, 152.0]) * tones[..., None], slide)
+        slide = cv2.GaussianBlur(slide, (0, 0), 0.8) + rng.normal(0, 1.5, slide.shape)
+        return np.clip(slide, 0, 255).astype(np.uint8), cells > 0
+
+    return draw

@@ -42,6 +42,17 @@ def test_a_handle_that_is_thin_beside_the_rest_stays():
     assert mask[70, 120:215].mean() > 0.9
 
 
+def test_in_a_crowd_the_mask_is_the_one_cell_of_its_box(blood_cells):
+    image, cells = blood_cells(0.85)
+    box = np.array([[80, 80, 120, 120]])
+    mask = GrabCutSegmenter().segment([image], [box])[0][0]
+    cell = np.zeros_like(cells)
+    cell[80:120, 80:120] = cells[80:120, 80:120]
+    full = mask.full(320, 240)
+    assert mask.score > FALLBACK_SCORE
+    assert (full & cell).sum() / (full | cell).sum() > 0.85
+
+
 def test_where_nothing_stands_out_the_mask_is_an_ellipse_with_a_low_score():
     image = np.full((100, 100, 3), 90, np.uint8)
     mask = GrabCutSegmenter().segment([image], [np.array([[20, 30, 60, 50]])])[0][0]
