@@ -36,16 +36,17 @@ from al_dagster.core.geometry import clip_xyxy
 from al_dagster.core.project import ProjectConfig, parse_project
 from al_dagster.core.settings import Settings, load_settings
 from al_dagster.demo.scenes import CLASSES, write_scenes, write_support
+from al_dagster.labelling import models
 from al_dagster.labelling.intake import take_folder
 from al_dagster.labelling.labels import detector_prompts
 from al_dagster.media.reading import read_image
 from al_dagster.registry.database import open_registry
 from al_dagster.runs import asset_metadata, execute, step_seconds
-from al_dagster.vision import profiles
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.fewshot import classify, load_support
 from al_dagster.vision.overlaps import resolve_overlaps
 from al_dagster.vision.parallel import IMAGES_PER_CALL
+from al_dagster.vision.profiles import Environment, Models
 
 BARS = {"ratio": 0.95, "rerun_fraction": 0.05, "rerun_model_calls": 0}
 PACKAGES = ("dagster", "opencv-python-headless", "numpy", "pyarrow", "sqlalchemy", "chromadb")
@@ -85,36 +86,35 @@ class Counted:
 
 def count_calls(calls: list[str]) -> None:
     """Have every set of models that is built from now on note its calls."""
-    build = profiles.PROFILES["embedded"]
+    build = models.project_models
 
-    def counted() -> profiles.Models:
-        models = build()
-        return profiles.Models(
-            *(Counted(model, calls) for model in (models.detector, models.segmenter, models.embedder))
-        )
+    def counted(project: ProjectConfig, machine: Environment) -> Models:
+        built = build(project, machine)
+        return Models(*(Counted(model, calls) for model in (built.detector, built.segmenter, built.embedder)))
 
-    profiles.PROFILES["embedded"] = counted
+    models.project_models = counted
 
 
 def bare_loop(paths: Sequence[Path], project: ProjectConfig, max_pixels: int) -> int:
     """Label images the plain way and keep nothing; returns how many boxes there were."""
     assert project.support is not None
-    models, prompts, boxes_found = profiles.build_models(project.profile), detector_prompts(project), 0
+    built = models.project_models(project, models.environment(load_settings()))
+    prompts, boxes_found = detector_prompts(project), 0
     read = partial(read_image, max_pixels=max_pixels)
-    support = load_support(project.support, project.classes, models.embedder, read, segmenter=models.segmenter)
+    support = load_support(project.support, project.classes, built.embedder, read, segmenter=built.segmenter)
     for start in range(0, len(paths), IMAGES_PER_CALL):
         images = [np.asarray(Image.open(path).convert("RGB")) for path in paths[start : start + IMAGES_PER_CALL]]
         boxes = [
-            kept(found, image, project)
-            for found, image in zip(models.detector.detect(images, prompts), images, strict=True)
+            kept(found, image, built.detector.least_confidence)
+            for found, image in zip(built.detector.detect(images, prompts), images, strict=True)
         ]
-        masks = models.segmenter.segment(images, boxes)
+        masks = built.segmenter.segment(images, boxes)
         crops = [
             crop_object(image, box, mask)
             for image, image_boxes, image_masks in zip(images, boxes, masks, strict=True)
             for box, mask in zip(image_boxes, image_masks, strict=True)
         ]
-        vectors = models.embedder.embed(crops)
+        vectors = built.embedder.embed(crops)
         taken = 0
         for image_boxes, image_masks in zip(boxes, masks, strict=True):
             named = classify(vectors[taken : taken + len(image_boxes)], support, **project.classification.model_dump())
@@ -124,12 +124,12 @@ def bare_loop(paths: Sequence[Path], project: ProjectConfig, max_pixels: int) ->
     return boxes_found
 
 
-def kept(found: sv.Detections, image: np.ndarray, project: ProjectConfig) -> np.ndarray:
+def kept(found: sv.Detections, image: np.ndarray, least_confidence: float) -> np.ndarray:
     """The boxes that the pipeline keeps too."""
     height, width = image.shape[:2]
     xyxy = clip_xyxy(np.asarray(found.xyxy, dtype=float), width, height)
     good = (xyxy[:, 2:] - xyxy[:, :2]).min(axis=1, initial=np.inf) >= 1
-    return xyxy[good & (np.asarray(found.confidence) >= project.detection.confidence)]
+    return xyxy[good & (np.asarray(found.confidence) >= least_confidence)]
 
 
 def prepare(folder: Path, images: int, seed: int, project: ProjectConfig, settings: Settings) -> tuple[list[Path], str]:

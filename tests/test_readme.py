@@ -41,4 +41,4 @@ def test_every_asset_stands_in_the_table_of_the_graph():
     from al_dagster.definitions import defs
 
     names = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    assert names == set(re.findall(r"^\| `([a-z_]+)` \| (?:batch|dataset) \|", README, flags=re.MULTILINE))
+    assert names == set(re.findall(r"^\| `([a-z_]+)` \| (?:batch|project|dataset) \|", README, flags=re.MULTILINE))

@@ -70,7 +70,7 @@ def check_embeddings_well_formed(
     from al_dagster.labelling.quality import embeddings_well_formed
 
     def rule(key: str) -> "Verdict":
-        embedder = models.profile(registry.project(batch_project(key)).profile).embedder
+        embedder = models.of(registry.project(batch_project(key))).embedder
         return embeddings_well_formed(lake.lake.read("embeddings", key), embedder.dimension)
 
     return _judge(context, rule)

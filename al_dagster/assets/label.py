@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Lake = dg.ResourceParam[LakeIOManager]
 
 
-@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"opencv", "parquet"}, code_version="1")
+@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"opencv", "pytorch", "parquet"}, code_version="1")
 def detections(
     context: dg.AssetExecutionContext,
     registry: RegistryResource,
@@ -36,7 +36,7 @@ def detections(
         result = detect(
             frames[key],
             lake.lake.read("detections", key),
-            detector=models.profile(project.profile).detector,
+            detector=models.of(project).detector,
             project=project,
             images=images.loader(),
         )
@@ -45,7 +45,7 @@ def detections(
     return each_batch(context, stage)
 
 
-@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"opencv", "parquet"}, code_version="1")
+@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"opencv", "pytorch", "parquet"}, code_version="1")
 def masks(
     context: dg.AssetExecutionContext,
     registry: RegistryResource,
@@ -63,7 +63,7 @@ def masks(
             frames[key],
             detections[key],
             lake.lake.read("masks", key),
-            segmenter=models.profile(registry.project(batch_project(key)).profile).segmenter,
+            segmenter=models.of(registry.project(batch_project(key))).segmenter,
             masks=registry.masks(),
             images=images.loader(),
         )
@@ -71,7 +71,7 @@ def masks(
     return each_batch(context, stage)
 
 
-@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"opencv", "parquet"}, code_version="1")
+@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"opencv", "pytorch", "parquet"}, code_version="1")
 def embeddings(
     context: dg.AssetExecutionContext,
     registry: RegistryResource,
@@ -91,7 +91,7 @@ def embeddings(
             detections[key],
             masks[key],
             lake.lake.read("embeddings", key),
-            embedder=models.profile(registry.project(batch_project(key)).profile).embedder,
+            embedder=models.of(registry.project(batch_project(key))).embedder,
             masks=registry.masks(),
             images=images.loader(),
         )
@@ -99,7 +99,7 @@ def embeddings(
     return each_batch(context, stage)
 
 
-@dg.asset(**BATCH, group_name="label", kinds={"numpy", "parquet"}, code_version="1")
+@dg.asset(**BATCH, group_name="label", pool="gpu", kinds={"numpy", "parquet"}, code_version="1")
 def classifications(
     context: dg.AssetExecutionContext,
     registry: RegistryResource,
@@ -122,8 +122,9 @@ def classifications(
             masks[key],
             embeddings[key],
             lake.lake.read("classifications", key),
+            registry=registry.open(),
             project=project,
-            models=models.profile(project.profile),
+            models=models.of(project),
             masks=registry.masks(),
             max_pixels=images.max_pixels,
         )

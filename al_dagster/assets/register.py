@@ -29,7 +29,7 @@ def objects(
 
     def stage(key: str) -> "StageResult":
         project = registry.project(batch_project(key))
-        profile = models.profile(project.profile)
+        profile = models.of(project)
         return register(
             registry.open(),
             batch_key=key,
@@ -57,7 +57,7 @@ def vector_index(
     from al_dagster.labelling.index import index_vectors
 
     def stage(key: str) -> "StageResult":
-        profile = models.profile(registry.project(batch_project(key)).profile)
+        profile = models.of(registry.project(batch_project(key)))
         return index_vectors(registry.open(), vectors.store, key, profile.embedder)
 
     return each_batch(context, stage)

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,10 +151,26 @@ def _mlflow(settings: "Settings") -> str:
 
 
 def _training(settings: "Settings") -> str:
-    from al_dagster.training.process import require_train_extra
+    from al_dagster.yolo.process import require_train_extra
 
     require_train_extra()
     return f"ultralytics {version('ultralytics')} (AGPL-3.0), torch {version('torch')}"
+
+
+def _foundation(settings: "Settings") -> str:
+    from al_dagster.vision.weights import find, installed
+
+    for name in (names := installed(settings.models_dir)):
+        find(name, settings.models_dir)
+    weights = ", ".join(names) or "no weights, which only the profile foundation needs (`al models fetch`)"
+    if find_spec("torch") is None:
+        return f"{weights}; torch is not installed"
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"{weights}; no GPU"
+    gpu = torch.cuda.get_device_properties(0)
+    return f"{weights}; {gpu.name}, {gpu.total_memory / 1e9:.0f} GB"
 
 
 CHECKS: "dict[str, Callable[[Settings], str]]" = {
@@ -165,5 +182,6 @@ CHECKS: "dict[str, Callable[[Settings], str]]" = {
     "dagster": _dagster,
     "mlflow": _mlflow,
     "training": _training,
+    "foundation models": _foundation,
 }
 """What is looked at, in this order; without a home nothing after it can be."""

@@ -10,6 +10,7 @@ from al_dagster.core.errors import UserError
 
 if TYPE_CHECKING:
     from al_dagster.core.project import ProjectConfig
+    from al_dagster.registry.database import Registry
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,10 +28,22 @@ def ingest(
         str | None, typer.Option("--classes", "-c", help="Class names, separated by commas; a new project needs them.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="Which models label: embedded, the default, needs no download.")
+        str | None,
+        typer.Option(help="Which models label: embedded, the default, needs no download; foundation names anything."),
+    ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="A detector in place of the profile's, such as florence-2-base or yolo.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Weights of --detector yolo: a file, or model:DATASET for the newest model trained on it."),
     ] = None,
     support: Annotated[
         Path | None, typer.Option(help="Folder with one folder of example pictures for each class to label by example.")
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", help="A project.yaml; the one in PATH, if there is one, is read without being named."),
     ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Also label the project's earlier batches again, as it is configured now.")
@@ -40,10 +53,11 @@ def ingest(
     """Label images: detect, segment, embed, classify, register and index them.
 
     A file is labelled once in a project; a command that was interrupted is continued by the same command. Classes,
-    profile and support folder stay with the project until they are given anew. New ones hold for new files;
+    models and support folder stay with the project until they are given anew. New ones hold for new files;
     `al ingest --project NAME --again` applies them to the files labelled before, computing only what has changed and
     leaving alone what people validated, edited or deleted.
     """
+    from al_dagster.core.project import anchored_weights
     from al_dagster.core.settings import load_settings
     from al_dagster.labelling.intake import take_folder
     from al_dagster.registry.batches import list_batches
@@ -57,8 +71,10 @@ def ingest(
     settings = load_settings()
     with open_registry(settings.database_url) as registry:
         before = next((config for config in list_projects(registry) if config.name == project), None)
-        config = _configured(before, project, classes, profile, support)
-        _check_models(config)
+        given = {"classes": classes, "profile": profile, "support": support and support.absolute()}
+        chosen = {"detector": detector, "weights": weights and anchored_weights(weights, Path())}
+        config = _configured(before, project, config_file or _project_file(path), given, chosen)
+        _check_models(config, registry)
         if path is None:
             save_project(registry, config)
             keys = []
@@ -78,26 +94,49 @@ def ingest(
         say(f"{project} is configured anew; `al ingest --project {project} --again` labels its earlier files so too.")
 
 
-def _configured(
-    before: "ProjectConfig | None", name: str, classes: str | None, profile: str | None, support: Path | None
-) -> "ProjectConfig":
-    from al_dagster.core.project import parse_project
+def _project_file(path: Path | None) -> Path | None:
+    from al_dagster.media.inbox import project_file
 
-    if before is None and classes is None:
+    return project_file(path) if path is not None and path.is_dir() else None
+
+
+def _configured(
+    before: "ProjectConfig | None",
+    name: str,
+    config_file: Path | None,
+    given: dict[str, Any],
+    chosen_models: dict[str, str | None],
+) -> "ProjectConfig":
+    """The project as it stood, with what its file says, with what the command says."""
+    from al_dagster.core.project import load_project, parse_project
+
+    classes = given["classes"]
+    if before is None and classes is None and config_file is None:
         raise UserError(f"project {name!r} is new: give its classes, such as --classes person,face")
     if classes is not None and not any(part.strip() for part in classes.split(",")):
         raise UserError(f"--classes {classes!r} names no class: give at least one, such as --classes person,face")
-    standing = before.model_dump() if before else {"name": name}
-    given = {"classes": classes, "profile": profile, "support": support and support.absolute()}
-    return parse_project({**standing, **{key: value for key, value in given.items() if value is not None}}, "al ingest")
+    if config_file is not None:
+        standing = load_project(config_file).model_dump()
+    else:
+        standing = before.model_dump() if before else {}
+    models = {**standing.get("models", {}), **_without_none(chosen_models)}
+    return parse_project({**standing, "name": name, "models": models, **_without_none(given)}, "al ingest")
 
 
-def _check_models(config: "ProjectConfig") -> None:
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _check_models(config: "ProjectConfig", registry: "Registry") -> None:
     """Refuse classes or examples that cannot be used before any file is taken."""
+    from al_dagster.core.settings import load_settings
     from al_dagster.labelling.labels import detector_prompts
-    from al_dagster.vision.profiles import build_models
+    from al_dagster.labelling.models import environment, project_models
+    from al_dagster.labelling.support import find_examples
 
-    build_models(config.profile).detector.check_prompts(detector_prompts(config))
+    find_examples(config, registry)
+    with project_models(config, environment(load_settings())) as models:
+        models.detector.check_prompts(detector_prompts(config))
 
 
 def _check_files(path: Path, config: "ProjectConfig") -> None:

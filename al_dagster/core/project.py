@@ -88,7 +88,8 @@ class ProjectConfig(BaseModel):
     """What a project labels, and with what.
 
     A class with a folder in ``support``, or among ``validated_examples``, is labelled by example: class-agnostic
-    proposals, named by the few-shot classifier. Every other class is asked of the detector by name.
+    proposals, named by the few-shot classifier. Every other class is asked of the detector by name, and with the
+    detector yolo every class.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

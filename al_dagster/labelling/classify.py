@@ -1,10 +1,7 @@
-"""Few-shot classification: the objects of a batch, named by the examples of the project's support set."""
+"""Few-shot classification: the objects of a batch, named by the examples of the project."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +12,9 @@ from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
 from al_dagster.core.project import ClassificationConfig, ProjectConfig
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
-from al_dagster.media.reading import read_image
-from al_dagster.vision.fewshot import BACKGROUND, REVISION, SupportSet, classify, load_support, support_classes
+from al_dagster.labelling.support import find_examples, load_examples
+from al_dagster.registry.database import Registry
+from al_dagster.vision.fewshot import REVISION, SupportSet, classify
 from al_dagster.vision.overlaps import resolve_overlaps
 from al_dagster.vision.profiles import Models
 from al_dagster.vision.protocols import UNKNOWN
@@ -30,12 +28,13 @@ def classify_objects(
     embeddings: pa.Table,
     previous: pa.Table,
     *,
+    registry: Registry,
     project: ProjectConfig,
     models: Models,
     masks: RunMasks,
     max_pixels: int,
 ) -> StageResult:
-    """Name every embedded object by the support set; without one there is nothing to say.
+    """Name every embedded object by the examples of the project; without any there is nothing to say.
 
     A frame is classified as a whole: of proposals that claim the same pixels one is named, the others are "Unknown".
 
@@ -44,18 +43,19 @@ def classify_objects(
         mask_table: rows of ``core.schemas.MASKS``.
         embeddings: rows of ``core.schemas.EMBEDDINGS``.
         previous: the last classifications of this batch.
-        project: classes, support folder and thresholds.
+        registry: has the validated objects that are examples.
+        project: classes, examples and thresholds.
         models: the embedder and segmenter that the examples go through like any object.
         masks: where masks are kept.
         max_pixels: example pictures of more pixels are not read.
 
     Raises:
-        UserError: the support folder is missing, or has a folder that is no class or holds no readable picture.
+        UserError: a class has no example that can be used; see `labelling.support`.
     """
-    if project.support is None:
+    examples = find_examples(project, registry)
+    if examples is None:
         return StageResult(previous.slice(0, 0).replace_schema_metadata(None), computed=0, reused=0)
     in_frame = by_frame(_joined(detections, mask_table, embeddings))
-    support_hash = _content_hash(project.support, project.classes)
     units = [
         (
             frame_id,
@@ -63,16 +63,16 @@ def classify_objects(
                 code=CODE_VERSION,
                 rules=REVISION,
                 embeddings=[[row["object_id"], row["fingerprint"]] for row in rows],
-                support=support_hash,
+                support=examples.content_hash,
                 parameters=project.classification.model_dump(),
             ),
         )
         for frame_id, rows in in_frame.items()
     ]
-    model = f"fewshot-{models.embedder.version_id}@{support_hash[:12]}"
+    model = f"fewshot-{models.embedder.version_id}@{examples.content_hash[:12]}"
 
     def compute(frame_ids: list[str]) -> Mapping[str, Rows]:
-        support = _load_support(project, models, max_pixels)
+        support = load_examples(examples, project, models, masks, max_pixels)
         return {
             frame_id: _classified(in_frame[frame_id], support, project.classification, masks, model)
             for frame_id in frame_ids
@@ -121,23 +121,3 @@ def _classified(rows: Rows, support: SupportSet, rules: ClassificationConfig, ma
         }
         for row, result in zip(rows, found, strict=True)
     ]
-
-
-def _load_support(project: ProjectConfig, models: Models, max_pixels: int) -> SupportSet:
-    assert project.support is not None
-    return load_support(
-        project.support,
-        project.classes,
-        models.embedder,
-        partial(read_image, max_pixels=max_pixels),
-        segmenter=models.segmenter,
-    )
-
-
-def _content_hash(folder: Path, classes: tuple[str, ...]) -> str:
-    """Hash of the example pictures and of the classes they stand for, made without calling a model."""
-    digest = hashlib.sha256()
-    for name in (*support_classes(folder, classes), BACKGROUND):
-        for path in sorted((folder / name).glob("[!.]*")):
-            digest.update(f"{name}\x1f{path.name}\x1f{hashlib.sha256(path.read_bytes()).hexdigest()}\x1e".encode())
-    return digest.hexdigest()[:32]

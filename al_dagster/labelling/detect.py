@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ import supervision as sv
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.geometry import clip_xyxy, xyxy_to_xywh
 from al_dagster.core.ids import object_id
-from al_dagster.core.project import ProjectConfig
+from al_dagster.core.project import DetectionConfig, ProjectConfig
 from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.labels import detector_prompts
 from al_dagster.labelling.stage import Rows, StageResult, compute_new
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.parallel import stream_calls
-from al_dagster.vision.protocols import PROPOSAL, Detector
+from al_dagster.vision.protocols import P_BOX, P_LABEL, PROPOSAL, Detector, Prompt
 
 CODE_VERSION = "1"
 
@@ -40,6 +41,9 @@ def detect(
     prompts = detector_prompts(project)
     detector.check_prompts(prompts)
     model = f"{detector.model_id}@{detector.revision}"
+    rules = project.detection
+    if rules.confidence is None:
+        rules = rules.model_copy(update={"confidence": detector.least_confidence})
     by_id = {row["frame_id"]: row for row in frames.to_pylist()}
     units = [
         (
@@ -50,8 +54,8 @@ def detect(
                 image=frame["sha256"],
                 frame_idx=frame["frame_idx"],
                 model=model,
-                prompts=prompts,
-                parameters=project.detection.model_dump(),
+                prompts=[asdict(prompt) for prompt in prompts],
+                parameters=rules.model_dump(),
             ),
         )
         for frame in by_id.values()
@@ -66,7 +70,7 @@ def detect(
         chunks = frame_images("detections", todo, images, detector.images_per_call)
         for chunk, detections in stream_calls(boxes_of, chunks):
             for (frame, _), boxes in zip(chunk, detections, strict=True):
-                found[frame["frame_id"]] = _rows(frame, boxes, prompts, model, project)
+                found[frame["frame_id"]] = _rows(frame, boxes, prompts, model, project.name, rules)
         return found
 
     table, computed, reused = compute_new(units, previous, unit_column="frame_id", compute=compute)
@@ -85,7 +89,12 @@ def detect(
 
 
 def _rows(
-    frame: dict[str, Any], boxes: sv.Detections, prompts: tuple[str, ...], model: str, project: ProjectConfig
+    frame: dict[str, Any],
+    boxes: sv.Detections,
+    prompts: tuple[Prompt, ...],
+    model: str,
+    project_id: str,
+    rules: DetectionConfig,
 ) -> Rows:
     """The boxes worth keeping, best first: inside the image, sure enough, and no two of one label for one thing.
 
@@ -95,25 +104,32 @@ def _rows(
         return []
     xyxy = clip_xyxy(np.asarray(boxes.xyxy, dtype=float), frame["width"], frame["height"])
     confidence, class_id = np.asarray(boxes.confidence), np.asarray(boxes.class_id)
-    sure = ((xyxy[:, 2:] - xyxy[:, :2]).min(axis=1) >= 1) & (confidence >= project.detection.confidence)
+    sure = ((xyxy[:, 2:] - xyxy[:, :2]).min(axis=1) >= 1) & (confidence >= rules.confidence)
     candidates = np.column_stack([xyxy, confidence, class_id])
-    single = sv.box_non_max_suppression(candidates, project.detection.nms_iou)
-    single |= np.array([prompts[index] == PROPOSAL for index in class_id])
+    single = sv.box_non_max_suppression(candidates, rules.nms_iou)
+    single |= np.array([prompts[index].label == PROPOSAL for index in class_id])
     rows: dict[str, dict[str, Any]] = {}
     xywh = xyxy_to_xywh(xyxy).round(2)
     for index in np.argsort(-confidence, kind="stable"):
         if not (sure[index] and single[index]):
             continue
         box = [float(value) for value in xywh[index]]
-        new_id = object_id(project.name, frame["source_id"], frame["frame_idx"], model, box)
+        new_id = object_id(project_id, frame["source_id"], frame["frame_idx"], model, box)
         row = {
             "object_id": new_id,
             "frame_id": frame["frame_id"],
             "source_id": frame["source_id"],
-            "label": prompts[int(class_id[index])],
+            "label": prompts[int(class_id[index])].label,
             **dict(zip(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), box, strict=True)),
             "confidence": round(float(confidence[index]), 6),
+            **{part: _part(boxes, part, int(index)) for part in (P_LABEL, P_BOX)},
             "detection_model": model,
         }
         rows.setdefault(new_id, row)
     return list(rows.values())
+
+
+def _part(boxes: sv.Detections, part: str, index: int) -> float | None:
+    """A part of the confidence of a box, or None of a detector that does not give it."""
+    value = float(boxes.data[part][index]) if part in boxes.data else float("nan")
+    return None if np.isnan(value) else round(value, 6)

@@ -12,13 +12,18 @@ from al_dagster.vision.protocols import Image
 
 logger = structlog.get_logger(__name__)
 
+CHUNK_PIXELS = 64 * 10**6
+"""Pixels of the images of a chunk; memory holds two chunks and what is decoded ahead, 3 bytes a pixel."""
+
 FrameImage = tuple[dict[str, Any], Image]
 
 
 def frame_images(
     step: str, frames: Sequence[dict[str, Any]], images: ImageLoader, chunk: int
 ) -> Iterator[list[FrameImage]]:
-    """Frames with their images, at most ``chunk`` at a time, reporting progress after each chunk.
+    """Frames with their images, at most ``chunk`` at a time, fewer where 64 megapixels are reached.
+
+    Progress is reported after each chunk.
 
     Args:
         step: the name that progress is reported under.
@@ -26,14 +31,19 @@ def frame_images(
         images: the loader, which decodes ahead of what is asked for.
         chunk: the most images in one list.
     """
-    loaded = images.outcomes([(frame["file_path"], frame["sha256"]) for frame in frames])
+    largest = max((frame["width"] * frame["height"] for frame in frames), default=1)
+    ahead = max(2, min(chunk, CHUNK_PIXELS // largest))
+    loaded = images.outcomes([(frame["file_path"], frame["sha256"]) for frame in frames], look_ahead=ahead)
     pending: list[FrameImage] = []
+    pixels = 0
     for done, (frame, image) in enumerate(zip(frames, loaded, strict=True), start=1):
         if isinstance(image, UnreadableFileError):
             logger.warning("a file can no longer be read", file_path=frame["file_path"], reason=str(image))
         else:
             pending.append((frame, image))
-        if pending and (len(pending) == chunk or done == len(frames)):
-            yield pending
-            pending = []
+            pixels += image.shape[0] * image.shape[1]
+        if len(pending) == chunk or pixels >= CHUNK_PIXELS or done == len(frames):
+            if pending:
+                yield pending
+            pending, pixels = [], 0
             report(step, done, len(frames))

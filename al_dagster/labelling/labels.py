@@ -2,23 +2,33 @@
 
 from al_dagster.core.project import ProjectConfig
 from al_dagster.vision.fewshot import support_classes
-from al_dagster.vision.protocols import PROPOSAL, UNKNOWN
+from al_dagster.vision.protocols import PROPOSAL, UNKNOWN, Prompt
 
 
 def classes_by_example(project: ProjectConfig) -> tuple[str, ...]:
-    """The classes of the project that have a folder of examples, in the project's order.
+    """The classes of the project that are labelled by example, in the project's order.
+
+    They are those that have examples; with the detector yolo there are none, since it was trained on its classes.
 
     Raises:
         UserError: the support folder is missing or does not fit the classes.
     """
-    return support_classes(project.support, project.classes) if project.support else ()
+    if project.models.detector == "yolo":
+        return ()
+    pictured = support_classes(project.support, project.classes) if project.support else ()
+    return tuple(name for name in project.classes if name in pictured or name in project.validated_examples)
 
 
-def detector_prompts(project: ProjectConfig) -> tuple[str, ...]:
+def detector_prompts(project: ProjectConfig) -> tuple[Prompt, ...]:
     """What the detector is asked for: the classes without examples and, if any has examples, proposals."""
     by_example = classes_by_example(project)
-    prompts = tuple(name for name in project.classes if name not in by_example)
-    return (*prompts, PROPOSAL) if by_example else prompts
+    prompts = tuple(_prompt(project, name) for name in project.classes if name not in by_example)
+    return (*prompts, Prompt(PROPOSAL)) if by_example else prompts
+
+
+def _prompt(project: ProjectConfig, name: str) -> Prompt:
+    config = project.prompts.get(name)
+    return Prompt(name, config.synonyms, config.negatives) if config else Prompt(name)
 
 
 def final_label(detected: str, classified: str | None, by_example: tuple[str, ...]) -> str:

@@ -73,7 +73,7 @@ def register(
         registry,
         models.embedder.version_id,
         model_name=models.embedder.model_id,
-        model_type=project.profile,
+        model_type=models.embedder.model_id.partition("-")[0],
         dimension=models.embedder.dimension,
     )
     segmentation_model = f"{models.segmenter.model_id}@{models.segmenter.revision}"
@@ -100,6 +100,8 @@ def register(
             bbox=(row["bbox_x"], row["bbox_y"], row["bbox_w"], row["bbox_h"]),
             confidence=row["confidence"],
             detection_model=row["detection_model"],
+            p_label=row["p_label"],
+            p_box=row["p_box"],
             classification_model=row["classification_model"],
             classification_confidence=row["classification_confidence"],
             segmentation_model=segmentation_model,

@@ -7,6 +7,7 @@ import numpy as np
 
 from al_dagster.core.errors import UnreadableFileError, UserError
 from al_dagster.core.settings import Settings
+from al_dagster.labelling.models import environment
 from al_dagster.media.reading import read_image
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.embedding_versions import list_versions
@@ -15,7 +16,7 @@ from al_dagster.registry.search import SearchHit, search_object, search_vectors
 from al_dagster.registry.sources import get_source
 from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vision.crops import crop_object
-from al_dagster.vision.profiles import PROFILES, build_models
+from al_dagster.vision.profiles import build_embedding_models
 
 PICTURE_MARGIN = 0.04
 
@@ -60,8 +61,9 @@ def _like_object(settings: Settings, registry: Registry, object_id: str, conditi
 
 def _like_picture(settings: Settings, registry: Registry, path: Path, conditions: dict[str, Any]) -> list[SearchHit]:
     """Embeds the picture the way a support picture is: the object fills it but for a small margin."""
-    indexed = {version.version_id for version in list_versions(registry)}
-    models = next((models for models in map(build_models, PROFILES) if models.embedder.version_id in indexed), None)
+    indexed = [version.version_id for version in list_versions(registry)]
+    machine = environment(settings)
+    models = next((found for version in indexed if (found := build_embedding_models(version, machine))), None)
     if models is None:
         raise UserError("nothing is indexed yet; `al ingest` labels and indexes images")
     try:

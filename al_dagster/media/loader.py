@@ -98,17 +98,21 @@ class ImageLoader:
                 raise outcome
             yield outcome
 
-    def outcomes(self, items: Sequence[tuple[Path | str, str]]) -> Iterator[Image | UnreadableFileError]:
+    def outcomes(
+        self, items: Sequence[tuple[Path | str, str]], look_ahead: int | None = None
+    ) -> Iterator[Image | UnreadableFileError]:
         """Like ``images``, but a file that can no longer be read gives its error in its place, and the others follow.
 
         Args:
             items: path and SHA-256 of each file.
+            look_ahead: images that are decoded before they are asked for; default the loader's.
         """
+        most = look_ahead or self._look_ahead
         ahead: deque[Future[Image]] = deque()
         upcoming = iter(items)
         try:
             while True:
-                while len(ahead) < self._look_ahead and (item := next(upcoming, None)) is not None:
+                while len(ahead) < most and (item := next(upcoming, None)) is not None:
                     ahead.append(self._pool.submit(self.load, *item))
                 if not ahead:
                     return

@@ -44,7 +44,7 @@ def ensure_version(registry: Registry, version_id: str, model_name: str, model_t
                     version_id=version_id, model_name=model_name, model_type=model_type, dimension=dimension
                 )
             )
-        elif _record(row) != wanted:
+        elif (row.model_name, row.dimension) != (model_name, dimension):
             raise ValueError(f"embedding version {version_id} is known as {_record(row)}, not {wanted}; name a new one")
 
 

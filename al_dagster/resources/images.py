@@ -1,5 +1,6 @@
 """Decoded images, shared by the stages of a run."""
 
+import os
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -7,6 +8,8 @@ from pydantic import Field, PrivateAttr
 
 if TYPE_CHECKING:
     from al_dagster.media.loader import ImageLoader
+
+MOST_WORKERS = 16
 
 
 class ImagesResource(dg.ConfigurableResource):
@@ -22,7 +25,7 @@ class ImagesResource(dg.ConfigurableResource):
         if self._loader is None:
             from al_dagster.media.loader import ImageLoader
 
-            self._loader = ImageLoader(max_pixels=self.max_pixels, cache_mb=self.cache_mb)
+            self._loader = ImageLoader(self.max_pixels, self.cache_mb, workers=min(MOST_WORKERS, os.cpu_count() or 1))
         return self._loader
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:

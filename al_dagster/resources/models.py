@@ -1,4 +1,4 @@
-"""The models of a profile as a resource, loaded when first used and unloaded when the run ends."""
+"""The models of a project as a resource, loaded when first used and unloaded when the run ends."""
 
 from typing import TYPE_CHECKING
 
@@ -6,25 +6,28 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 if TYPE_CHECKING:
+    from al_dagster.core.project import ProjectConfig
     from al_dagster.vision.profiles import Models
 
 
 class ModelsResource(dg.ConfigurableResource):
-    """Holds one set of models for each profile used in a run."""
+    """Holds the models of each project used in a run; where and how they run is read from the settings."""
 
     _models: "dict[str, Models]" = PrivateAttr(default_factory=dict)
 
-    def profile(self, name: str) -> "Models":
-        """The detector, segmenter and embedder of a profile.
+    def of(self, project: "ProjectConfig") -> "Models":
+        """The detector, segmenter and embedder of a project.
 
         Raises:
-            UserError: there is no such profile.
+            UserError: one of them cannot be had; says what is missing and what to do.
         """
-        if name not in self._models:
-            from al_dagster.vision.profiles import build_models
+        key = project.model_dump_json()
+        if key not in self._models:
+            from al_dagster.core.settings import load_settings
+            from al_dagster.labelling import models
 
-            self._models[name] = build_models(name)
-        return self._models[name]
+            self._models[key] = models.project_models(project, models.environment(load_settings()))
+        return self._models[key]
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
         """Unload the models."""

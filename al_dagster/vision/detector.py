@@ -11,7 +11,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.core.geometry import clip_xyxy
 from al_dagster.vision import cascades, proposals
 from al_dagster.vision.parallel import IMAGES_PER_CALL, map_images
-from al_dagster.vision.protocols import PROPOSAL, Image
+from al_dagster.vision.protocols import PROPOSAL, Image, Prompt
 from al_dagster.vision.revisions import code_revision
 
 NMS_IOU = 0.5
@@ -31,6 +31,7 @@ class OpenCvDetector:
 
     model_id = "opencv-embedded"
     images_per_call = IMAGES_PER_CALL
+    least_confidence = 0.3
     revision = code_revision("1", cascades=cascades.PARAMETERS, proposals=proposals.PARAMETERS, nms=NMS_IOU)
 
     def __init__(self) -> None:
@@ -43,13 +44,13 @@ class OpenCvDetector:
         """Free the detectors; the next call reads them again."""
         self._threads = local()
 
-    def check_prompts(self, prompts: Sequence[str]) -> None:
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Check that every class is known.
 
         Raises:
             UserError: a class is not known, or there is none; lists the known ones.
         """
-        unknown = [prompt for prompt in prompts if prompt not in FINDERS]
+        unknown = [prompt.label for prompt in prompts if prompt.label not in FINDERS]
         if unknown or not prompts:
             known = ", ".join(name for name in FINDERS if name != PROPOSAL)
             raise UserError(
@@ -58,12 +59,12 @@ class OpenCvDetector:
                 "folder of its name in the project's support folder"
             )
 
-    def detect(self, images: Sequence[Image], prompts: Sequence[str]) -> list[sv.Detections]:
+    def detect(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> list[sv.Detections]:
         """Find objects in images.
 
         Args:
             images: (height, width, 3), uint8, each.
-            prompts: class names, or ``object`` for proposals.
+            prompts: classes, or ``PROPOSAL``; their synonyms and negatives do not matter here.
 
         Returns:
             One ``sv.Detections`` an image, named classes before proposals, most confident first: ``xyxy`` float32
@@ -75,9 +76,9 @@ class OpenCvDetector:
         self.check_prompts(prompts)
         return map_images(lambda image: self._detect(image, prompts), images)
 
-    def _detect(self, image: Image, prompts: Sequence[str]) -> sv.Detections:
+    def _detect(self, image: Image, prompts: Sequence[Prompt]) -> sv.Detections:
         finders = self._own_finders(prompts)
-        found = [finders[prompt](image) for prompt in prompts]
+        found = [finders[prompt.label](image) for prompt in prompts]
         boxes = clip_xyxy(np.concatenate([boxes for boxes, _ in found]), image.shape[1], image.shape[0])
         confidence = np.concatenate([confidences for _, confidences in found])
         class_id = np.repeat(np.arange(len(prompts)), [len(confidences) for _, confidences in found])
@@ -85,16 +86,16 @@ class OpenCvDetector:
         sides = boxes[order, 2:] - boxes[order, :2]
         order = order[(confidence[order] >= LEAST_CONFIDENCE) & (sides >= 1).all(axis=1)]
         # Proposals are different readings of the same region, thinned already; the classifier chooses among them.
-        proposed = np.array([prompts[index] == PROPOSAL for index in class_id[order]], dtype=bool)
+        proposed = np.array([prompts[index].label == PROPOSAL for index in class_id[order]], dtype=bool)
         named = _detections(boxes, confidence, class_id, order[~proposed]).with_nms(threshold=NMS_IOU)
         return sv.Detections.merge([named, _detections(boxes, confidence, class_id, order[proposed])])
 
-    def _own_finders(self, prompts: Sequence[str]) -> dict[str, Callable[[Image], cascades.Found]]:
+    def _own_finders(self, prompts: Sequence[Prompt]) -> dict[str, Callable[[Image], cascades.Found]]:
         """What finds each class, this thread's own: a cascade keeps the image that it is searching."""
         finders: dict[str, Callable[[Image], cascades.Found]] = self._threads.__dict__
         for prompt in prompts:
-            if prompt not in finders:
-                finders[prompt] = FINDERS[prompt]()
+            if prompt.label not in finders:
+                finders[prompt.label] = FINDERS[prompt.label]()
         return finders
 
 

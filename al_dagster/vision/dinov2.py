@@ -29,9 +29,8 @@ class DinoV2Embedder(TorchModel):
     A crop is resized to the square that the checkpoint's processor cuts out (224 pixels), by the processor's own
     resampling and statistics, and none of it is cut off: crops of objects are square and padded already.
 
-    The embedding version is that of the catalogue whatever weights stand under the model's name, and the weights are
-    part of ``revision``. Vectors of other weights therefore have another fingerprint and are computed anew when their
-    batch is labelled again; until all of a project's batches are, its index holds vectors of both.
+    The weights are part of ``revision``, so that vectors of other weights have another fingerprint and are computed
+    anew when their batch is labelled again.
 
     Args:
         weights: a checkpoint of DINOv2 in the format of transformers.

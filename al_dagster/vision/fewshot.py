@@ -146,32 +146,59 @@ def load_support(
     *,
     segmenter: Segmenter,
 ) -> SupportSet:
-    """Read a support set: a folder a class, each with pictures of one object.
+    """Read a support set from a folder; see `picture_crops` and `build_support`."""
+    return build_support(picture_crops(folder, classes, read_image, segmenter), embedder)
 
-    Each picture goes the way of a detected object: its box is the picture less a small margin, the segmenter cuts the
-    object out, and the crop is embedded, so that examples and objects are compared like with like. It is embedded in
-    24 turns, for an embedder may tell how a thing is turned. Hidden files are skipped. The folder ``_background`` may
-    hold pictures of what is no object of any class; those that show nothing at all are skipped.
+
+def picture_crops(
+    folder: Path, classes: Sequence[str], read_image: Callable[[Path], Image], segmenter: Segmenter
+) -> dict[str, list[Image]]:
+    """The objects of a support folder: a folder a class, each with pictures of one object.
+
+    Each picture goes the way of a detected object: its box is the picture less a small margin, and the segmenter cuts
+    the object out, so that examples and objects are compared like with like. Hidden files are skipped. The folder
+    ``_background`` may hold pictures of what is no object of any class; those that show nothing at all are skipped.
 
     Args:
         folder: the support folder.
         classes: the project's classes.
-        embedder: makes the vectors.
         read_image: opens a picture as RGB and raises a UserError where it cannot.
         segmenter: cuts the object out of each picture.
+
+    Returns:
+        For each class that has a folder, and for ``_background`` if it shows something, (side, side, 3) uint8 crops.
 
     Raises:
         UserError: the folder is missing, a class folder is no class of the project, or has no readable picture.
     """
-    found = support_classes(folder, classes)
     be_repeatable()
-    vectors = {name: embedder.embed(_turned_crops(folder / name, read_image, segmenter)) for name in found}
-    nothing = _turned_crops(folder / BACKGROUND, read_image, segmenter) if (folder / BACKGROUND).is_dir() else []
-    return SupportSet(vectors, embedder.embed(nothing) if nothing else None)
+    crops = {
+        name: _crops(folder / name, read_image, segmenter)
+        for name in (*support_classes(folder, classes), BACKGROUND)
+        if name != BACKGROUND or (folder / BACKGROUND).is_dir()
+    }
+    return {name: found for name, found in crops.items() if found}
 
 
-def _turned_crops(folder: Path, read_image: Callable[[Path], Image], segmenter: Segmenter) -> list[Image]:
-    """Crops of the object of each picture in a folder, in each of its turns."""
+def build_support(crops: Mapping[str, Sequence[Image]], embedder: Embedder) -> SupportSet:
+    """Embed examples in 24 turns each, for an embedder may tell how a thing is turned.
+
+    Args:
+        crops: for each class, and perhaps for ``_background``, (side, side, 3) uint8 crops.
+        embedder: makes the vectors.
+    """
+    be_repeatable()
+    vectors = {
+        name: np.concatenate(
+            [embedder.embed([turned(crop, angle) for angle in range(0, 360, TURN_STEP)]) for crop in found]
+        )
+        for name, found in crops.items()
+    }
+    return SupportSet({name: array for name, array in vectors.items() if name != BACKGROUND}, vectors.get(BACKGROUND))
+
+
+def _crops(folder: Path, read_image: Callable[[Path], Image], segmenter: Segmenter) -> list[Image]:
+    """The crop of the object of each picture in a folder."""
     crops: list[Image] = []
     readable, refused = 0, []
     for path in sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")):
@@ -187,8 +214,7 @@ def _turned_crops(folder: Path, read_image: Callable[[Path], Image], segmenter: 
         mask = segmenter.segment([image], [box])[0][0]
         if folder.name == BACKGROUND and mask.score < LEAST_SCORE:
             continue  # an empty picture has no shape to compare with
-        crop = crop_object(image, box[0], mask)
-        crops.extend(turned(crop, angle) for angle in range(0, 360, TURN_STEP))
+        crops.append(crop_object(image, box[0], mask))
     if not readable:
         why = f" ({refused[0]})" if refused else ""
         raise UserError(f"{folder}: has no readable picture{why}; put example pictures of the class into it")

@@ -1,16 +1,78 @@
-"""Profiles: which models label a project."""
+"""Profiles: which models label a project, and how they are made on this machine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from al_dagster.core.errors import UserError
-from al_dagster.vision.protocols import Detector, Embedder, Segmenter
+from al_dagster.core.project import TRAINED, ModelsConfig
+from al_dagster.vision.catalog import CATALOG
+from al_dagster.vision.protocols import PROPOSAL, Detector, Embedder, Prompt, Segmenter
+from al_dagster.vision.weights import Weights, find, installed, require_foundation_extra
+
+if TYPE_CHECKING:
+    from al_dagster.vision.torch_runtime import Runtime
+
+HOG_COLOR_VERSION = "hog_color_v1"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The names of the models of a profile."""
+
+    detector: str
+    segmenter: str
+    embedder: str
+
+
+ON_THE_CPU = "run on a machine that has one, or set AL_DEVICE=cpu, where an image takes from seconds to a minute"
+
+PROFILES = {
+    "embedded": Profile("opencv", "grabcut", "hog-color"),
+    "foundation": Profile("florence-2-large", "sam2.1-hiera-base-plus", "dinov2-base"),
+}
+
+
+OTHERS = {"detector": ("opencv", "yolo"), "segmenter": ("grabcut",), "embedder": ("hog-color",)}
+"""The models of each role that are not in the catalogue."""
+
+
+def _no_trained_weights(dataset: str) -> Path:
+    raise UserError(f"{TRAINED}{dataset} cannot be looked up here")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What this machine gives to models.
+
+    Args:
+        models_dir: folder of model weights.
+        scratch_dir: folder for what a process of a model needs while it runs.
+        device: see ``torch_runtime.Runtime``.
+        max_vram_gb: GiB of the GPU's memory to use; None for all.
+        compile: whether models in torch are compiled.
+        trained_weights: finds the weights of the newest model trained on a dataset.
+    """
+
+    models_dir: Path
+    scratch_dir: Path
+    device: str = "auto"
+    max_vram_gb: float | None = None
+    compile: bool = False
+    trained_weights: Callable[[str], Path] = _no_trained_weights
+
+    def runtime(self) -> "Runtime":
+        """Where models in torch run, with a memory budget of its own."""
+        from al_dagster.vision.torch_runtime import Residency, Runtime
+
+        return Runtime(self.device, self.compile, Residency(self.max_vram_gb))
 
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a profile; each brings its weights into memory when it is first used.
+    """The models of a project; each brings its weights into memory when it is first used.
 
     It is a context manager that frees them at its end.
     """
@@ -33,24 +95,181 @@ class Models:
         self.close()
 
 
-def _embedded() -> Models:
-    from al_dagster.vision.detector import OpenCvDetector
-    from al_dagster.vision.grabcut import GrabCutSegmenter
-    from al_dagster.vision.hog_color import HogColorEmbedder
+def build_models(profile: str, overrides: ModelsConfig, prompts: Sequence[Prompt], environment: Environment) -> Models:
+    """The models of a profile with what a project puts in their place, nothing loaded yet.
 
-    return Models(OpenCvDetector(), GrabCutSegmenter(), HogColorEmbedder())
-
-
-PROFILES: dict[str, Callable[[], Models]] = {"embedded": _embedded}
-"""For each profile, what makes its models."""
-
-
-def build_models(profile: str) -> Models:
-    """The models of a profile, nothing loaded yet.
+    Args:
+        profile: name of the profile.
+        overrides: models in place of the profile's.
+        prompts: what the detector will be asked for; proposals come from the segmenter where it is a SAM 2.
+        environment: this machine.
 
     Raises:
-        UserError: there is no such profile; lists those there are.
+        UserError: there is no such profile or model; its weights, packages or the GPU are missing; or it would read a
+            pickle without leave. Says what to do.
     """
     if profile not in PROFILES:
         raise UserError(f"there is no profile {profile!r}; the profiles are {', '.join(PROFILES)}")
-    return PROFILES[profile]()
+    names = PROFILES[profile]
+    chosen = [getattr(overrides, role) or getattr(names, role) for role in OTHERS]
+    for role, name in zip(OTHERS, chosen, strict=True):
+        _check_name(name, role)
+    _require_all(chosen[1:] if _only_proposals(prompts) else chosen, environment)
+    builder = _Builder(overrides, environment)
+    segmenter = builder.segmenter(chosen[1])
+    return Models(builder.detector(chosen[0], prompts, segmenter), segmenter, builder.embedder(chosen[2]))
+
+
+def build_embedding_models(version_id: str, environment: Environment) -> Models | None:
+    """The models that make vectors of an embedding version, with a segmenter; None where they are not here.
+
+    Raises:
+        UserError: the embedder is installed, and the segmenter of its profile or the GPU is missing.
+    """
+    if version_id == HOG_COLOR_VERSION:
+        return build_models("embedded", ModelsConfig(), [Prompt(PROPOSAL)], environment)
+    for name in installed(environment.models_dir):
+        if CATALOG[name].role == "embedder" and embedding_version(find(name, environment.models_dir)) == version_id:
+            return build_models("foundation", ModelsConfig(embedder=name), [Prompt(PROPOSAL)], environment)
+    return None
+
+
+def embedding_version(weights: Weights) -> str:
+    """The embedding version of an embedder's weights: the catalogue's, or one of their own where they are others."""
+    card = CATALOG[weights.name]
+    same = weights.commit == card.commit
+    return f"{card.version_id}" if same else f"{card.version_id}_{weights.revision[:6]}"
+
+
+class _Builder:
+    """Makes the models of one project, which share one runtime."""
+
+    def __init__(self, overrides: ModelsConfig, environment: Environment) -> None:
+        self._overrides, self._environment = overrides, environment
+        self._shared: Runtime | None = None
+
+    def detector(self, name: str, prompts: Sequence[Prompt], segmenter: Segmenter) -> Detector:
+        if name == "opencv":
+            from al_dagster.vision.detector import OpenCvDetector
+
+            return OpenCvDetector()
+        if _only_proposals(prompts):
+            return self._proposer(segmenter)
+        named = self._yolo() if name == "yolo" else self._florence2(name)
+        if not any(prompt.label == PROPOSAL for prompt in prompts):
+            return named
+        from al_dagster.vision.routing import RoutedDetector
+
+        return RoutedDetector(named, self._proposer(segmenter))
+
+    def segmenter(self, name: str) -> Segmenter:
+        if name == "grabcut":
+            from al_dagster.vision.grabcut import GrabCutSegmenter
+
+            return GrabCutSegmenter()
+        weights = self._weights(name)
+        if self._overrides.segmenter_code == "meta":
+            from al_dagster.vision.sam2_meta import MetaSam2Segmenter
+
+            return MetaSam2Segmenter(weights, self._runtime())
+        from al_dagster.vision.sam2 import Sam2Segmenter
+
+        return Sam2Segmenter(weights, self._runtime())
+
+    def embedder(self, name: str) -> Embedder:
+        if name == "hog-color":
+            from al_dagster.vision.hog_color import HogColorEmbedder
+
+            return HogColorEmbedder()
+        weights = self._weights(name)
+        from al_dagster.vision.dinov2 import DinoV2Embedder
+
+        return DinoV2Embedder(weights, self._runtime(), embedding_version(weights))
+
+    def _proposer(self, segmenter: Segmenter) -> Detector:
+        from al_dagster.vision.detector import OpenCvDetector
+        from al_dagster.vision.grabcut import GrabCutSegmenter
+
+        if isinstance(segmenter, GrabCutSegmenter):
+            return OpenCvDetector()
+        from al_dagster.vision.sam2 import Sam2Segmenter
+        from al_dagster.vision.sam2_proposals import Sam2Proposer
+
+        assert isinstance(segmenter, Sam2Segmenter)
+        return Sam2Proposer(segmenter)
+
+    def _florence2(self, name: str) -> Detector:
+        weights = self._weights(name)
+        from al_dagster.vision.florence2 import Florence2Detector
+
+        return Florence2Detector(weights, self._runtime())
+
+    def _yolo(self) -> Detector:
+        from al_dagster.vision.yolo import YoloDetector
+
+        given = self._overrides.weights
+        if given is None:
+            raise UserError("the detector yolo needs weights: a file, or model:<dataset> for a model trained here")
+        scratch, runtime = self._environment.scratch_dir, self._environment.runtime()
+        if given.startswith(TRAINED):
+            dataset = given.removeprefix(TRAINED)
+            file = self._environment.trained_weights(dataset)
+            return YoloDetector(file, runtime, scratch, model_id=f"yolo-{dataset}", allow_pickle=True)
+        file = Path(given)
+        return YoloDetector(
+            file,
+            runtime,
+            scratch,
+            model_id=f"yolo-{file.stem}",
+            allow_pickle=self._overrides.allow_pickle,
+        )
+
+    def _weights(self, name: str) -> Weights:
+        require_foundation_extra()
+        return find(name, self._environment.models_dir)
+
+    def _runtime(self) -> "Runtime":
+        if self._shared is None:
+            import transformers
+
+            # Bars of weights that load on the CPU in a second would be mixed into those of the command.
+            transformers.utils.logging.disable_progress_bar()
+            self._shared = self._environment.runtime()
+            _require_gpu(self._shared)
+        return self._shared
+
+
+def _require_all(names: Sequence[str], environment: Environment) -> None:
+    """Say at once what is missing of several models."""
+    missing = [name for name in names if name in CATALOG and not (environment.models_dir / name).is_dir()]
+    if len(missing) < 2:
+        return
+    require_foundation_extra()
+    size = sum(CATALOG[name].download_mb for name in missing) / 1000
+    also = "" if _has_device(environment.runtime()) else f"; they also need a GPU, and torch sees none: {ON_THE_CPU}"
+    raise UserError(
+        f"models {', '.join(missing[:-1])} and {missing[-1]} are not in {environment.models_dir}; "
+        f"`al models fetch {' '.join(missing)}` gets them (about {size:.1f} GB){also}"
+    )
+
+
+def _has_device(runtime: "Runtime") -> bool:
+    """Whether there is a GPU, or the user has named the CPU."""
+    return runtime.torch_device().type != "cpu" or runtime.device != "auto"
+
+
+def _only_proposals(prompts: Sequence[Prompt]) -> bool:
+    """Whether nothing is asked for by name, so that no detector of named classes is needed."""
+    return bool(prompts) and all(prompt.label == PROPOSAL for prompt in prompts)
+
+
+def _check_name(name: str, role: str) -> None:
+    """A model must be one of its role."""
+    known = [*OTHERS[role], *(card.name for card in CATALOG.values() if card.role == role)]
+    if name not in known:
+        raise UserError(f"there is no {role} {name!r}; the {role}s are {', '.join(known)}")
+
+
+def _require_gpu(runtime: "Runtime") -> None:
+    if not _has_device(runtime):
+        raise UserError(f"these models need a GPU, and torch sees none: {ON_THE_CPU}")

@@ -110,17 +110,23 @@ class Model(Protocol):
 
 
 class Detector(Model, Protocol):
-    """Finds objects by class name."""
+    """Finds objects by class name.
 
-    def check_prompts(self, prompts: Sequence[str]) -> None:
+    Attributes:
+        least_confidence: below it, boxes are dropped where the project does not say otherwise.
+    """
+
+    least_confidence: float
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Raise a UserError that lists the known classes if this detector cannot know one of the prompts."""
 
-    def detect(self, images: Sequence[Image], prompts: Sequence[str]) -> "list[sv.Detections]":
+    def detect(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> "list[sv.Detections]":
         """Find objects in images.
 
         Returns:
             One ``sv.Detections`` an image: ``xyxy`` in pixels inside the image, ``class_id`` an index into
-            ``prompts``, ``confidence`` in 0–1.
+            ``prompts``, ``confidence`` in 0–1, and perhaps its two parts in ``data``.
         """
         ...
 

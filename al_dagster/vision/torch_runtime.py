@@ -1,6 +1,8 @@
 """Running models in torch: on which device, how many stay in its memory, and batches that fit into what is left."""
 
+import re
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,9 +21,20 @@ ROOM_USED = 0.8
 WEIGHTS_SHARE = 0.5
 """Share of the memory budget that weights may take; the rest is for what the models compute."""
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
+
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc|alloc_failed"
+    r"|could not (create|execute) a primitive(?! descriptor)",
+    re.IGNORECASE,
+)
+"""What errors say of it that are not of a class of their own: those of the allocators, of C++, of cuBLAS and cuDNN, and
+of oneDNN, which does not give the reason."""
 
 logger = structlog.get_logger(__name__)
+
+# Decoded images are read-only, and nothing writes to them.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -37,30 +50,36 @@ class Residency:
     def __init__(self, max_vram_gb: float | None = None) -> None:
         self.max_bytes = None if max_vram_gb is None else int(max_vram_gb * GIB)
         self._resident: OrderedDict[TorchModel, int] = OrderedDict()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held while a model comes or goes. It is one for all of them, since one that comes may make another go."""
 
-    def admit(self, model: "TorchModel", size: int) -> None:
-        """Make room for the weights of a model, ``size`` bytes, by unloading others."""
-        with self._lock:
-            if self.max_bytes is not None:
-                while self._resident and sum(self._resident.values()) + size > self.max_bytes * WEIGHTS_SHARE:
-                    next(iter(self._resident)).unload()
+    def make_room(self, size: int) -> None:
+        """Unload models until weights of ``size`` bytes are within the budget, or none is left."""
+        with self.lock:
+            while self._resident and self.max_bytes is not None:
+                if sum(self._resident.values()) + size <= self.max_bytes * WEIGHTS_SHARE:
+                    return
+                next(iter(self._resident)).unload()
+
+    def entered(self, model: "TorchModel", size: int) -> None:
+        """Note that the weights of a model, ``size`` bytes, are in the memory."""
+        with self.lock:
             self._resident[model] = size
 
     def used(self, model: "TorchModel") -> None:
         """Note that a model was used just now."""
-        with self._lock:
+        with self.lock:
             if model in self._resident:
                 self._resident.move_to_end(model)
 
     def gone(self, model: "TorchModel") -> None:
         """Note that a model has left the memory."""
-        with self._lock:
+        with self.lock:
             self._resident.pop(model, None)
 
     def release_others(self, model: "TorchModel") -> bool:
         """Unload every model but this one; returns whether there was one."""
-        with self._lock:
+        with self.lock:
             others = [other for other in self._resident if other is not model]
             for other in others:
                 other.unload()
@@ -88,10 +107,10 @@ class Runtime:
             UserError: a GPU is asked for and torch sees none, or the device's name is not one.
         """
         available = torch.cuda.is_available()
-        try:
-            device = torch.device(("cuda" if available else "cpu") if self.device == "auto" else self.device)
-        except RuntimeError:
-            raise UserError(f"AL_DEVICE: {self.device!r} is no device; use auto, cpu, cuda or cuda:N") from None
+        name = ("cuda" if available else "cpu") if self.device == "auto" else self.device
+        if not DEVICE.fullmatch(name):
+            raise UserError(f"AL_DEVICE: {self.device!r} is no device; use auto, cpu, cuda or cuda:N")
+        device = torch.device(name)
         if device.type != "cuda":
             return device
         if not available or (device.index or 0) >= torch.cuda.device_count():
@@ -119,7 +138,7 @@ class TorchModel(ABC):
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._module: torch.nn.Module | None = None
-        self._lock = threading.RLock()
+        self._lock = runtime.residency.lock
 
     @abstractmethod
     def _build(self) -> torch.nn.Module:
@@ -142,11 +161,23 @@ class TorchModel(ABC):
             if self._module is None:
                 built = self._build().to(self.dtype)
                 size = sum(tensor.nbytes for tensor in (*built.parameters(), *built.buffers()))
-                self.runtime.residency.admit(self, size)
-                self._module = built.to(self.device)
+                self._module = self._moved(built, size)
                 logger.info("model loaded", model=type(self).__name__, device=str(self.device), mb=round(size / 1e6))
             self.runtime.residency.used(self)
             return self._module
+
+    def _moved(self, built: torch.nn.Module, size: int) -> torch.nn.Module:
+        """The network on its device; the other models leave it where there is no room otherwise."""
+        residency = self.runtime.residency
+        residency.make_room(size)
+        try:
+            moved = built.to(self.device)
+        except Exception as error:
+            if not is_out_of_memory(error) or not residency.release_others(self):
+                raise
+            moved = built.to(self.device)
+        residency.entered(self, size)
+        return moved
 
     def load(self) -> None:
         """Bring the weights into memory; calling it again does nothing."""
@@ -260,4 +291,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is not enough memory, on a GPU or on the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None

@@ -12,11 +12,12 @@ from al_dagster.assets import all_assets, all_checks
 from al_dagster.assets.partitions import batches
 from al_dagster.core.lake import Lake
 from al_dagster.core.project import ProjectConfig
+from al_dagster.labelling import models
 from al_dagster.labelling.intake import take_folder
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.objects import list_objects
 from al_dagster.resources import build_resources
-from al_dagster.vision import profiles
+from al_dagster.vision.profiles import Environment, Models
 
 CHAIN = ("sources", "frames", "detections", "masks", "embeddings", "classifications", "objects", "vector_index")
 
@@ -104,15 +105,15 @@ class Bench:
 def bench(home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     with dg.DagsterInstance.ephemeral() as instance:
         bench = Bench(home, instance)
-        build = profiles.PROFILES["embedded"]
+        build = models.project_models
 
-        def counted() -> profiles.Models:
-            models = build()
-            return profiles.Models(
-                Counted(models.detector, "detect", bench.calls, bench.revisions),
-                Counted(models.segmenter, "segment", bench.calls, bench.revisions),
-                Counted(models.embedder, "embed", bench.calls, bench.revisions),
+        def counted(project: ProjectConfig, machine: Environment) -> Models:
+            built = build(project, machine)
+            return Models(
+                Counted(built.detector, "detect", bench.calls, bench.revisions),
+                Counted(built.segmenter, "segment", bench.calls, bench.revisions),
+                Counted(built.embedder, "embed", bench.calls, bench.revisions),
             )
 
-        monkeypatch.setitem(profiles.PROFILES, "embedded", counted)
+        monkeypatch.setattr(models, "project_models", counted)
         yield bench

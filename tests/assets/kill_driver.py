@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import alembic.command  # noqa: F401
@@ -25,6 +26,7 @@ from al_dagster import runs
 from al_dagster.assets import all_assets
 from al_dagster.assets.partitions import batches
 from al_dagster.core.lake import Lake
+from al_dagster.core.project import ModelsConfig
 from al_dagster.core.settings import load_settings
 from al_dagster.labelling import classify, detect, embed, index, ingest, register, segment, sheets  # noqa: F401
 from al_dagster.registry import batches as ledger
@@ -33,8 +35,10 @@ from al_dagster.resources import build_resources
 from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vision import profiles
 
-profiles.build_models("embedded")
+profiles.build_models("embedded", ModelsConfig(), (), profiles.Environment(Path(), Path()))
 dg.DagsterInstance.ephemeral().dispose()
+if "foundation" in sys.argv[1:]:
+    from al_dagster.vision import dinov2, florence2, sam2  # noqa: F401
 
 
 def die() -> None:
@@ -94,8 +98,21 @@ def arm(place: str, call: int) -> None:
         outbox._mark = on_call(call, True, outbox._mark)
     elif place == "sources committed":
         ingest.register_sources = on_call(call, False, ingest.register_sources)
+    elif when == "model":
+        kill_in_model(what, call)
     else:
         raise ValueError(place)
+
+
+def kill_in_model(role: str, call: int) -> None:
+    """Have this process killed while a foundation model is called, an image at a time."""
+    from al_dagster.vision.dinov2 import DinoV2Embedder
+    from al_dagster.vision.florence2 import Florence2Detector
+    from al_dagster.vision.sam2 import Sam2Segmenter
+
+    model = {"detect": Florence2Detector, "segment": Sam2Segmenter, "embed": DinoV2Embedder}[role]
+    setattr(model, role, on_call(call, True, getattr(model, role)))
+    model.images_per_call = property(lambda self: 1, lambda self, value: None)
 
 
 def label(key: str) -> None:
@@ -112,7 +129,7 @@ def label(key: str) -> None:
 
 
 def obey(command: dict[str, Any]) -> None:
-    os.environ["AL_HOME"] = command["home"]
+    os.environ |= {"AL_HOME": command["home"], "AL_DEVICE": "cpu"}
     os.environ.pop("DAGSTER_HOME", None)
     if command.get("kill"):
         arm(*command["kill"])

@@ -38,13 +38,14 @@ def test_the_graph_has_these_assets_in_these_groups(graph):
         **dict.fromkeys(("sources", "frames"), "ingest"),
         **dict.fromkeys(("detections", "masks", "embeddings", "classifications"), "label"),
         **dict.fromkeys(("objects", "vector_index"), "register"),
+        "calibration": "review",
         **dict.fromkeys(("dataset", "dataset_export"), "dataset"),
         **dict.fromkeys(("trained_model", "evaluation"), "model"),
     }
 
 
-def test_assets_are_partitioned_by_batch_or_dataset_have_a_code_version_and_say_what_they_are(graph):
-    for names, partitions in ((BATCH, "batch"), (DATASET, "dataset")):
+def test_assets_are_partitioned_have_a_code_version_and_say_what_they_are(graph):
+    for names, partitions in ((BATCH, "batch"), (("calibration",), "project"), (DATASET, "dataset")):
         for name in names:
             found = node(graph, name)
             assert found.partitions_def.name == partitions
@@ -54,7 +55,10 @@ def test_assets_are_partitioned_by_batch_or_dataset_have_a_code_version_and_say_
 
 
 def test_each_asset_is_made_from_these(graph):
-    parents = {name: {key.to_user_string() for key in node(graph, name).parent_keys} for name in (*BATCH, *DATASET)}
+    parents = {
+        name: {key.to_user_string() for key in node(graph, name).parent_keys}
+        for name in (*BATCH, *DATASET, "calibration")
+    }
     assert parents["sources"] == set()
     assert parents["frames"] == {"sources"}
     assert parents["detections"] == {"frames"}
@@ -64,6 +68,7 @@ def test_each_asset_is_made_from_these(graph):
     assert parents["objects"] == {"frames", "detections", "masks", "embeddings", "classifications"}
     assert parents["vector_index"] == {"objects"}
     assert parents["dataset"] == {"objects"}
+    assert parents["calibration"] == {"objects"}
     assert parents["dataset_export"] == {"dataset"}
 
 
@@ -96,6 +101,7 @@ def test_the_checks_look_at_these_assets(graph):
     ("job", "assets"),
     [
         ("label_batch", BATCH),
+        ("calibrate", ("calibration",)),
         ("freeze_dataset", ("dataset",)),
         ("build_dataset", ("dataset", "dataset_export")),
         ("build_and_train", DATASET),
@@ -111,6 +117,7 @@ def test_sensors_and_schedules_run_by_themselves():
     repository = defs.get_repository_def()
     assert {sensor.name: sensor.default_status for sensor in repository.sensor_defs} == {
         "inbox_sensor": dg.DefaultSensorStatus.RUNNING,
+        "calibration_sensor": dg.DefaultSensorStatus.RUNNING,
         "dataset_sensor": dg.DefaultSensorStatus.RUNNING,
     }
     (schedule,) = repository.schedule_defs

@@ -6,6 +6,13 @@ from pathlib import Path
 import pytest
 
 RUNS = "{ runsOrError { ... on Runs { results { runId status jobName tags { key value } } } } }"
+LAUNCH = """
+mutation Launch($parameters: ExecutionParams!) {
+  launchRun(executionParams: $parameters) { __typename ... on LaunchRunSuccess { run { runId } } }
+}
+"""
+STATUS = "query Status($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+CANCEL = "mutation Cancel($id: String!) { terminateRun(runId: $id) { __typename } }"
 MATERIALIZATION = """
 query Materialization($asset: AssetKeyInput!) {
   assetOrError(assetKey: $asset) {
@@ -19,7 +26,7 @@ query Materialization($asset: AssetKeyInput!) {
   }
 }
 """
-GROUPS = ("ingest", "label", "register", "dataset", "model")
+GROUPS = ("ingest", "label", "register", "review", "dataset", "model")
 BROWSER = os.environ.get("AL_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 OPTIONS = (
     "--no-sandbox",
@@ -39,6 +46,7 @@ ASSETS = (
     "classifications",
     "objects",
     "vector_index",
+    "calibration",
     "dataset",
     "dataset_export",
     "trained_model",
@@ -122,3 +130,28 @@ def test_the_browser_shows_the_contact_sheet_of_the_labels(server, run, page):
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") > 100
     keep_screenshot(page, "contact_sheet")
+
+
+def test_a_second_run_waits_for_the_accelerator_until_the_first_is_cancelled(server, run):
+    """Runs whose assets share the pool ``gpu`` go one at a time, and a cancelled one gives its place back."""
+    partition = next(tag["value"] for tag in run["tags"] if tag["key"] == "dagster/partition")
+    parameters = {
+        "selector": {
+            "repositoryLocationName": "al_dagster.definitions",
+            "repositoryName": "__repository__",
+            "jobName": "label_batch",
+        },
+        "runConfigData": {},
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
+    }
+    first, second = (server.ask(LAUNCH, parameters=parameters)["launchRun"]["run"]["runId"] for _ in range(2))
+
+    def status(run_id: str) -> str:
+        return server.ask(STATUS, id=run_id)["runOrError"]["status"]
+
+    server.wait_for("first run at work", lambda: status(first) == "STARTED")
+    assert status(second) == "QUEUED"
+    cancelled = server.ask(CANCEL, id=first)["terminateRun"]["__typename"]
+    assert cancelled == "TerminateRunSuccess"
+    server.wait_for("second run that has succeeded", lambda: status(second) == "SUCCESS")
+    assert status(first) == "CANCELED"

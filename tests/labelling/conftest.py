@@ -15,6 +15,7 @@ from al_dagster.labelling.embed import embed
 from al_dagster.labelling.ingest import frame, ingest
 from al_dagster.labelling.intake import take_folder
 from al_dagster.labelling.masks import RunMasks
+from al_dagster.labelling.models import environment, project_models
 from al_dagster.labelling.register import register
 from al_dagster.labelling.segment import segment
 from al_dagster.labelling.stage import StageResult
@@ -22,7 +23,7 @@ from al_dagster.media.loader import ImageLoader
 from al_dagster.registry.batches import batch_manifest
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.masks import MaskStore
-from al_dagster.vision.profiles import Models, build_models
+from al_dagster.vision.profiles import Models
 
 MAX_PIXELS = 10_000_000
 
@@ -101,6 +102,7 @@ class Chain:
             self.last("masks"),
             self.last("embeddings"),
             self.last("classifications"),
+            registry=self.registry,
             project=self.project,
             models=self.models,
             masks=self.masks,
@@ -134,5 +136,5 @@ def chain(home) -> Iterator[Chain]:
     project = home.project()
     with open_registry(home.settings.database_url) as registry, ImageLoader(MAX_PIXELS, 64) as images:
         (key,) = take_folder(registry, home.pictures(2), project, batch_size=256)
-        with build_models("embedded") as models:
+        with project_models(project, environment(home.settings)) as models:
             yield Chain(registry, RunMasks(MaskStore(home.settings.masks_dir)), images, models, project, key)

@@ -9,7 +9,7 @@ from al_dagster.labelling.quality import boxes_inside_image
 class FixedDetector:
     """Finds the same boxes in every image."""
 
-    model_id, revision, images_per_call = "fixed", "1", 8
+    model_id, revision, images_per_call, least_confidence = "fixed", "1", 8, 0.3
 
     def __init__(self, boxes, confidence, class_id) -> None:
         self.found = sv.Detections(

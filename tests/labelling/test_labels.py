@@ -3,16 +3,37 @@ import pytest
 from al_dagster.core.errors import UserError
 from al_dagster.core.project import parse_project
 from al_dagster.labelling.labels import classes_by_example, detector_prompts, final_label
+from al_dagster.vision.protocols import PROPOSAL, Prompt
 
 
 def test_classes_with_examples_are_proposed_and_the_others_asked_for_by_name(support_folder):
     project = parse_project({"name": "p", "classes": ["person", "bar", "disc"], "support": support_folder}, "test")
     assert classes_by_example(project) == ("bar", "disc")
-    assert detector_prompts(project) == ("person", "object")
+    assert detector_prompts(project) == (Prompt("person"), Prompt(PROPOSAL))
 
 
 def test_without_examples_no_proposals_are_asked_for():
-    assert detector_prompts(parse_project({"name": "p", "classes": "person,face"}, "test")) == ("person", "face")
+    project = parse_project({"name": "p", "classes": "person,face"}, "test")
+    assert detector_prompts(project) == (Prompt("person"), Prompt("face"))
+
+
+def test_a_class_is_asked_for_with_its_synonyms_and_negatives():
+    prompts = {"tin": {"synonyms": ["can"], "negatives": ["cup"]}}
+    project = parse_project({"name": "p", "classes": "tin,face", "prompts": prompts}, "test")
+    assert detector_prompts(project) == (Prompt("tin", ("can",), ("cup",)), Prompt("face"))
+
+
+def test_a_model_that_was_trained_on_the_classes_is_asked_for_all_of_them_by_name(support_folder):
+    values = {"name": "p", "classes": "disc,bar", "support": support_folder, "models": {"detector": "yolo"}}
+    project = parse_project(values, "test")
+    assert classes_by_example(project) == ()
+    assert detector_prompts(project) == (Prompt("disc"), Prompt("bar"))
+
+
+def test_a_class_with_validated_examples_is_proposed():
+    project = parse_project({"name": "p", "classes": "tin,face", "validated_examples": "tin"}, "test")
+    assert classes_by_example(project) == ("tin",)
+    assert detector_prompts(project) == (Prompt("face"), Prompt(PROPOSAL))
 
 
 def test_examples_of_something_that_is_no_class_are_an_error(support_folder):

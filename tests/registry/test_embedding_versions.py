@@ -19,6 +19,12 @@ def test_a_version_cannot_become_another_model_or_dimension(registry, model, dim
     assert get_version(registry, "dinov2_base_v1").dimension == 768
 
 
+def test_a_version_may_be_ensured_with_another_kind_of_model(registry):
+    ensure_version(registry, "hog_color_v1", "hog-color", "embedded", 996)
+    ensure_version(registry, "hog_color_v1", "hog-color", "hog", 996)
+    assert get_version(registry, "hog_color_v1").model_type == "embedded"
+
+
 def test_a_version_has_a_dimension(registry):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         ensure_version(registry, "v1", "model", "hog", 0)

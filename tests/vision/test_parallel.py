@@ -10,7 +10,7 @@ import pytest
 from al_dagster.vision.detector import OpenCvDetector
 from al_dagster.vision.grabcut import GrabCutSegmenter
 from al_dagster.vision.parallel import map_images, stream_calls
-from al_dagster.vision.protocols import PROPOSAL
+from al_dagster.vision.protocols import PROPOSAL, Prompt
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -34,10 +34,10 @@ def test_many_images_at_a_time_give_what_each_gives_alone(tabletop, disc_and_bar
     images = [np.ascontiguousarray(np.rot90(tabletop, turn)) for turn in range(4)] * 2
     boxes = [disc_and_bar + turn for turn in range(4)] * 2
     detector, segmenter = OpenCvDetector(), GrabCutSegmenter()
-    together = detector.detect(images, [PROPOSAL, "face"])
+    together = detector.detect(images, [Prompt(PROPOSAL), Prompt("face")])
     masks = segmenter.segment(images, boxes)
     for image, image_boxes, found, cut in zip(images, boxes, together, masks, strict=True):
-        alone = OpenCvDetector().detect([image], [PROPOSAL, "face"])[0]
+        alone = OpenCvDetector().detect([image], [Prompt(PROPOSAL), Prompt("face")])[0]
         assert np.array_equal(alone.xyxy, found.xyxy)
         assert np.array_equal(alone.confidence, found.confidence)
         for mask, box in zip(cut, image_boxes, strict=True):
@@ -51,21 +51,23 @@ import hashlib, sys
 import cv2, numpy as np
 cv2.setNumThreads(int(sys.argv[1]))
 from al_dagster.vision.crops import crop_object
-from al_dagster.vision.profiles import build_models
+from al_dagster.vision.detector import OpenCvDetector
+from al_dagster.vision.grabcut import GrabCutSegmenter
+from al_dagster.vision.hog_color import HogColorEmbedder
+from al_dagster.vision.protocols import PROPOSAL, Prompt
 rng = np.random.default_rng(5)
 image = np.full((240, 320, 3), (60, 90, 120), np.uint8)
 cv2.circle(image, (90, 100), 30, (200, 190, 60), -1)
 cv2.circle(image, (140, 100), 26, (170, 172, 176), -1)
 cv2.rectangle(image, (200, 150), (290, 175), (150, 152, 156), -1)
 image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
-models = build_models("embedded")
 digest = hashlib.sha256()
-for found in models.detector.detect([image, image[::-1].copy()], ["object"]):
+for found in OpenCvDetector().detect([image, image[::-1].copy()], [Prompt(PROPOSAL)]):
     digest.update(found.xyxy.tobytes() + found.confidence.tobytes())
-masks = models.segmenter.segment([image], [found.xyxy])[0]
+masks = GrabCutSegmenter().segment([image], [found.xyxy])[0]
 crops = [crop_object(image, box, mask) for box, mask in zip(found.xyxy, masks)]
 digest.update(b"".join(mask.pixels.tobytes() for mask in masks))
-digest.update(models.embedder.embed(crops).tobytes())
+digest.update(HogColorEmbedder().embed(crops).tobytes())
 print(len(crops), digest.hexdigest())
 """
 

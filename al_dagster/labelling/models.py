@@ -1,0 +1,35 @@
+"""The models of a project, as this machine's settings have them made."""
+
+from pathlib import Path
+
+from al_dagster.core.project import ProjectConfig
+from al_dagster.core.settings import Settings
+from al_dagster.labelling.labels import detector_prompts
+from al_dagster.training.models import trained_weights
+from al_dagster.training.tracking import Tracking
+from al_dagster.vision.profiles import Environment, Models, build_models
+
+
+def environment(settings: Settings) -> Environment:
+    """What this machine gives to models."""
+
+    def find(dataset: str) -> Path:
+        return trained_weights(Tracking(settings.tracking_uri, settings.artifacts_dir), dataset)[0]
+
+    return Environment(
+        models_dir=settings.models_dir,
+        scratch_dir=settings.scratch_dir,
+        device=settings.device,
+        max_vram_gb=settings.max_vram_gb,
+        compile=settings.torch_compile,
+        trained_weights=find,
+    )
+
+
+def project_models(project: ProjectConfig, machine: Environment) -> Models:
+    """The models of a project, nothing loaded yet.
+
+    Raises:
+        UserError: the support folder does not fit the classes, or a model cannot be had; says what to do.
+    """
+    return build_models(project.profile, project.models, detector_prompts(project), machine)

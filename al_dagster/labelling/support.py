@@ -1,0 +1,126 @@
+"""The examples of a project: the pictures of its support folder, and objects that people have validated."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from al_dagster.core.errors import UserError
+from al_dagster.core.project import ProjectConfig
+from al_dagster.labelling.labels import classes_by_example
+from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
+from al_dagster.labelling.stage import Rows
+from al_dagster.media.reading import read_image
+from al_dagster.registry.database import Registry
+from al_dagster.registry.objects import list_objects
+from al_dagster.registry.review import AUTO
+from al_dagster.registry.sources import get_source
+from al_dagster.vision.crops import crop_object
+from al_dagster.vision.fewshot import BACKGROUND, SupportSet, build_support, picture_crops, support_classes
+from al_dagster.vision.profiles import Models
+from al_dagster.vision.protocols import Image
+
+VALIDATED_PER_CLASS = 50
+"""As many validated objects of a class are examples, those validated last."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of a project, found without calling a model.
+
+    Args:
+        folder: the support folder, or None.
+        validated: for each class, rows of validated objects with the path of their image.
+        content_hash: 32 hex characters that change with any example or the classes they stand for.
+    """
+
+    folder: Path | None
+    validated: Mapping[str, Rows]
+    content_hash: str
+
+
+def find_examples(project: ProjectConfig, registry: Registry) -> Examples | None:
+    """The examples of a project, or None where none of its classes is labelled by example.
+
+    Raises:
+        UserError: the support folder does not fit the classes, or a class has no example at all.
+    """
+    if not classes_by_example(project):
+        return None
+    validated = {name: _validated(registry, project.name, name) for name in project.validated_examples}
+    digest = hashlib.sha256()
+    pictured: tuple[str, ...] = ()
+    if project.support is not None:
+        pictured = support_classes(project.support, project.classes)
+        for name in (*pictured, BACKGROUND):
+            for path in sorted((project.support / name).glob("[!.]*")):
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest.update(f"{name}\x1f{path.name}\x1f{content}\x1e".encode())
+    for name, rows in validated.items():
+        if not rows and name not in pictured:
+            raise UserError(
+                f"class {name!r} is to be labelled by its validated objects, and none is validated yet: validate some "
+                "(`al objects validate`), or put example pictures of it into the support folder"
+            )
+        for row in sorted(rows, key=lambda row: str(row["object_id"])):
+            digest.update(f"{name}\x1f{row['sha256']}\x1f{row['mask_path']}\x1f{_box(row).tolist()}\x1e".encode())
+    return Examples(project.support, validated, digest.hexdigest()[:32])
+
+
+def load_examples(
+    examples: Examples, project: ProjectConfig, models: Models, masks: RunMasks, max_pixels: int
+) -> SupportSet:
+    """Cut out and embed the examples as any object is.
+
+    Args:
+        examples: of the project.
+        project: its classes.
+        models: the segmenter and the embedder.
+        masks: where the masks of validated objects are.
+        max_pixels: pictures of more pixels are not read.
+
+    Raises:
+        UserError: a class has no example that can be read.
+    """
+    read = partial(read_image, max_pixels=max_pixels)
+    crops: dict[str, list[Image]] = {}
+    if examples.folder is not None:
+        crops |= picture_crops(examples.folder, project.classes, read, models.segmenter)
+    for name, rows in examples.validated.items():
+        found = [crop for row in rows if (crop := _crop(row, masks, max_pixels)) is not None]
+        if not found and name not in crops:
+            raise UserError(f"no image of the validated objects of class {name!r} can be read any more")
+        crops[name] = [*crops.get(name, []), *found]
+    return build_support(
+        {name: crops[name] for name in (*project.classes, BACKGROUND) if name in crops}, models.embedder
+    )
+
+
+def _validated(registry: Registry, project_id: str, category: str) -> Rows:
+    """The objects that people validated last, with file and content of their image."""
+    rows = list_objects(registry, project=project_id, category=category, is_validated=True, limit=None)
+    seen = sorted(
+        (row for row in rows if row["validated_by"] != AUTO),
+        key=lambda row: (row["validated_at"], row["object_id"]),
+        reverse=True,
+    )
+    return [{**get_source(registry, row["source_id"]), **row} for row in seen[:VALIDATED_PER_CLASS]]
+
+
+def _box(row: Mapping[str, Any]) -> np.ndarray:
+    return np.array([row[column] for column in BOX_COLUMNS], dtype=np.float64)
+
+
+def _crop(row: Mapping[str, Any], masks: RunMasks, max_pixels: int) -> Image | None:
+    """The crop of a validated object, or None where its image or mask can no longer be read."""
+    try:
+        image = read_image(row["file_path"], max_pixels=max_pixels)
+        mask = masks.read(row, row["mask_path"]) if row["mask_path"] else None
+    except UserError:
+        return None
+    x, y, w, h = _box(row)
+    return crop_object(image, np.array([x, y, x + w, y + h]), mask)

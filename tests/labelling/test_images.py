@@ -1,0 +1,105 @@
+import hashlib
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from al_dagster.core.progress import listening
+from al_dagster.labelling import images
+from al_dagster.labelling.images import frame_images
+from al_dagster.media.loader import ImageLoader
+
+WIDTH, HEIGHT = 20, 10
+
+
+@pytest.fixture
+def loader():
+    with ImageLoader(max_pixels=100_000, cache_mb=0) as opened:
+        yield opened
+
+
+@pytest.fixture
+def frames(tmp_path, save_picture):
+    """Makes rows of frames whose pictures are of these sizes, each of a colour of its own."""
+
+    def make(*sizes):
+        rows = []
+        for number, (width, height) in enumerate(sizes):
+            path = save_picture(tmp_path / f"{number}.png", np.full((height, width, 3), number, np.uint8))
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            rows.append(
+                {"frame_id": number, "file_path": str(path), "sha256": sha256, "width": width, "height": height}
+            )
+        return rows
+
+    return make
+
+
+def numbers(chunks) -> list[list[int]]:
+    """The numbers of the frames of chunks, whose pictures must be theirs."""
+    chunks = list(chunks)
+    for chunk in chunks:
+        for frame, image in chunk:
+            assert image.shape == (frame["height"], frame["width"], 3)
+            assert (image == frame["frame_id"]).all()
+    return [[frame["frame_id"] for frame, _ in chunk] for chunk in chunks]
+
+
+@pytest.mark.parametrize(
+    ("count", "chunk", "sizes"),
+    [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 3, [2]), (3, 1, [1, 1, 1]), (0, 3, [])],
+)
+def test_every_frame_comes_in_order_in_chunks_of_at_most_so_many(loader, frames, count, chunk, sizes):
+    found = numbers(frame_images("step", frames(*[(WIDTH, HEIGHT)] * count), loader, chunk))
+    assert [len(part) for part in found] == sizes
+    assert list(chain(*found)) == list(range(count))
+
+
+def test_a_chunk_ends_with_the_image_that_fills_its_pixels(loader, frames, monkeypatch):
+    monkeypatch.setattr(images, "CHUNK_PIXELS", 3 * WIDTH * HEIGHT)
+    small, large = (WIDTH, HEIGHT), (4 * WIDTH, HEIGHT)
+    found = numbers(frame_images("step", frames(small, small, small, small, large, large, small), loader, 100))
+    assert found == [[0, 1, 2], [3, 4], [5], [6]]
+
+
+def test_no_more_images_are_decoded_ahead_than_fill_a_chunk(loader, frames, monkeypatch):
+    monkeypatch.setattr(images, "CHUNK_PIXELS", 3 * WIDTH * HEIGHT)
+    ahead = []
+    monkeypatch.setattr(
+        loader, "outcomes", lambda items, look_ahead: ahead.append(look_ahead) or ImageLoader.outcomes(loader, items)
+    )
+    for sizes, chunk in (([(WIDTH, HEIGHT)] * 9, 100), ([(WIDTH, HEIGHT)] * 9, 2), ([(9 * WIDTH, HEIGHT)] * 2, 100)):
+        found = numbers(frame_images("step", frames(*sizes), loader, chunk))
+        assert list(chain(*found)) == list(range(len(sizes)))
+    assert ahead == [3, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "expected"),
+    [
+        ([1], [[0, 2], [3, 4]]),
+        ([4], [[0, 1], [2, 3]]),
+        ([3, 4], [[0, 1], [2]]),
+        ([2, 4], [[0, 1], [3]]),
+        ([0, 1, 2, 3, 4], []),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_left_out_and_the_last_chunk_still_comes(
+    loader, frames, tmp_path, unreadable, expected
+):
+    rows = frames(*[(WIDTH, HEIGHT)] * 5)
+    for number in unreadable:
+        (tmp_path / f"{number}.png").write_bytes(b"no picture any more")
+    assert numbers(frame_images("step", rows, loader, 2)) == expected
+
+
+@pytest.mark.parametrize("unreadable", [[], [1], [4], [3, 4], [0, 1, 2, 3, 4]])
+def test_progress_goes_up_to_the_end(loader, frames, tmp_path, unreadable):
+    rows = frames(*[(WIDTH, HEIGHT)] * 5)
+    for number in unreadable:
+        (tmp_path / f"{number}.png").unlink()
+    told = []
+    with listening(lambda *report: told.append(report)):
+        numbers(frame_images("step", rows, loader, 2))
+    assert told[-1] == ("step", 5, 5)
+    assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
