@@ -14,9 +14,7 @@ was named: more cannot be found.
 """
 
 import argparse
-import json
 import os
-import platform
 import random
 import shutil
 import sys
@@ -32,6 +30,7 @@ from xml.etree import ElementTree
 import numpy as np
 import structlog
 from PIL import Image
+from publishing import publish
 
 from al_dagster.assets.partitions import batches
 from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
@@ -239,15 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     with tempfile.TemporaryDirectory() as folder:
         result = run_benchmark(Path(folder), options.data.absolute(), options.images)
-    result["machine"] = {
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-    print(json.dumps(result, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    publish(result, options.json)
 
 
 if __name__ == "__main__":

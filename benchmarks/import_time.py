@@ -4,13 +4,12 @@ python benchmarks/import_time.py --json import_time.json
 """
 
 import argparse
-import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from publishing import publish
 
 BARS = {"import_seconds": 2.0}
 HEAVY = ("torch", "transformers", "ultralytics", "mlflow", "chromadb")
@@ -41,16 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "bars": BARS,
         "runs": [round(seconds, 3) for seconds, _ in runs],
         "heavy_imports": sorted({name for _, heavy in runs for name in heavy}),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "load_average": os.getloadavg()[0],
-            "python": platform.python_version(),
-            "system": platform.platform(),
-        },
     }
-    print(json.dumps(result, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    publish(result, options.json)
 
 
 if __name__ == "__main__":

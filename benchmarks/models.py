@@ -15,7 +15,6 @@ transformers but not what the platform needs besides, the chain is left out and 
 
 import argparse
 import importlib.util
-import json
 import os
 import platform
 import resource
@@ -36,6 +35,7 @@ from checkpoints_dinov2 import build_dinov2
 from checkpoints_florence2 import TASK, build_florence2
 from checkpoints_sam2 import build_sam2
 from PIL import Image
+from publishing import publish
 from torchvision.transforms.v2 import functional as transform
 
 BARS = {"ratio": {"cuda": 0.9, "cpu": 0.85}, "chain_images_per_min": {"cuda": 1000}}
@@ -379,17 +379,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = run_benchmark(Path(folder), options)
     cuda = torch.device(options.device).type == "cuda"
-    result["machine"] = {
-        "device": torch.cuda.get_device_name(options.device) if cuda else platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch_threads": torch.get_num_threads(),
-    }
-    result["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
-    print(json.dumps(result, indent=2))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    device = torch.cuda.get_device_name(options.device) if cuda else platform.machine()
+    publish(result, given.json, ("torch", "transformers"), device=device, torch_threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ package is not part of either.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from publishing import publish
 
 from al_dagster.core.geometry import clip_xyxy
 from al_dagster.core.project import ProjectConfig, parse_project
@@ -124,15 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{options.image}: there is no such file; give a photo")
     with tempfile.TemporaryDirectory() as folder:
         result = run_benchmark(Path(folder), options.image and options.image.absolute(), options.repeats)
-    result["machine"] = {
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-    print(json.dumps(result, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    publish(result, options.json)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,7 @@ disturbs, the CPU time of the process stands in the output.
 """
 
 import argparse
-import importlib.metadata
-import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +27,7 @@ import numpy as np
 import structlog
 import supervision as sv
 from PIL import Image
+from publishing import publish
 
 from al_dagster.assets.partitions import batches
 from al_dagster.core.geometry import clip_xyxy
@@ -195,16 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30))
     with tempfile.TemporaryDirectory() as folder:
         result = run_benchmark(Path(folder), options.images)
-    result["machine"] = {
-        "cpus": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-    result["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES}
-    print(json.dumps(result, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    publish(result, options.json, PACKAGES)
 
 
 if __name__ == "__main__":

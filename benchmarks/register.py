@@ -11,9 +11,6 @@ second of processor time, which tells a slow program from a machine that was bus
 
 import argparse
 import hashlib
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import structlog
+from publishing import publish
 
 from al_dagster.core import ids
 from al_dagster.core.project import ProjectConfig
@@ -184,16 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "embedded_objects": options.embedded_objects,
         "batch": options.batch,
         "dimension": DIMENSION,
-        "machine": {
-            "cpus": os.cpu_count(),
-            "load_average": os.getloadavg()[0],
-            "python": platform.python_version(),
-            "system": platform.platform(),
-        },
     }
-    print(json.dumps(result, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    publish(result, options.json)
 
 
 if __name__ == "__main__":

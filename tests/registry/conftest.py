@@ -13,7 +13,7 @@ from sqlalchemy import text
 from al_dagster.core import ids
 from al_dagster.core.project import ProjectConfig
 from al_dagster.registry.database import Registry, open_registry
-from al_dagster.registry.labelling import LabelledObject
+from al_dagster.registry.labelling import LabelledObject, Registration, register_batch
 from al_dagster.registry.projects import save_project
 from al_dagster.registry.tables import EmbeddingVersion, Frame, Source
 
@@ -115,3 +115,20 @@ def contents(registry: Registry) -> Callable[[], dict[str, list[tuple[Any, ...]]
             }
 
     return read
+
+
+@pytest.fixture
+def frame(new_frame: Callable[[], str]) -> str:
+    """The id of the frame of an image of 640×480."""
+    return new_frame()
+
+
+@pytest.fixture
+def register(registry: Registry, parts: str, frame: str) -> Callable[..., Registration]:
+    """Registers labels of the frame as a batch."""
+
+    def run(*labels: LabelledObject) -> Registration:
+        batch = {"project_id": parts, "batch_key": "parts--1", "run_id": "run-1", "frame_ids": [frame]}
+        return register_batch(registry, objects=labels, **batch)
+
+    return run

@@ -26,11 +26,6 @@ def vector(number: int) -> np.ndarray:
 
 
 @pytest.fixture
-def frame(new_frame):
-    return new_frame()
-
-
-@pytest.fixture
 def register(registry, parts, frame):
     """Registers labels of the frame and returns the outcomes in order."""
 

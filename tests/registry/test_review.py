@@ -4,27 +4,12 @@ import numpy as np
 import pytest
 
 from al_dagster.core.errors import UserError
-from al_dagster.registry.labelling import register_batch
 from al_dagster.registry.objects import count_objects, get_object, list_objects
 from al_dagster.registry.review import delete_object, edit_object, list_conflicts, validate_objects
 from al_dagster.registry.tables import EmbeddingOutbox
 
 BOX = (100.0, 100.0, 50.0, 50.0)
 RING = [[100.0, 100.0, 150.0, 100.0, 150.0, 150.0]]
-
-
-@pytest.fixture
-def frame(new_frame):
-    return new_frame()
-
-
-@pytest.fixture
-def register(registry, parts, frame):
-    def run(*labels):
-        batch = {"project_id": parts, "batch_key": "parts--1", "run_id": "run-1", "frame_ids": [frame]}
-        return register_batch(registry, objects=labels, **batch)
-
-    return run
 
 
 @pytest.fixture

@@ -6,26 +6,11 @@ from sqlalchemy import text
 from al_dagster.core.calibrator import Calibrator
 from al_dagster.registry.acceptance import AcceptanceRule, accept
 from al_dagster.registry.calibrations import NewCalibration, calibration_id, replace_calibrations
-from al_dagster.registry.labelling import register_batch
 from al_dagster.registry.objects import get_object
 from al_dagster.registry.review import delete_object, edit_object, validate_objects
 from al_dagster.registry.reviews import list_reviews
 
 BOX = (100.0, 100.0, 50.0, 50.0)
-
-
-@pytest.fixture
-def frame(new_frame):
-    return new_frame()
-
-
-@pytest.fixture
-def register(registry, parts, frame):
-    def run(*labels):
-        batch = {"project_id": parts, "batch_key": "parts--1", "run_id": "run-1", "frame_ids": [frame]}
-        return register_batch(registry, objects=labels, **batch)
-
-    return run
 
 
 @pytest.fixture
