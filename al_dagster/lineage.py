@@ -16,6 +16,7 @@ from al_dagster.registry.tables import Batch, BatchFile, Category, DatasetObject
 from al_dagster.training.tracking import DATASET_TAG, Tracking
 
 FILES_SHOWN = 20
+REVIEW = ("validated_by", "validated_at", "validation_rule", "edited_by", "edited_at")
 
 Chain = dict[str, Any]
 
@@ -100,7 +101,7 @@ class _Tracer:
             "made_from": {
                 "source": {"source_id": source.source_id, "file_path": source.file_path, "sha256": source.sha256},
                 "models": _picked(found, *models),
-                "people": _picked(found, "validated_by", "validated_at", "edited_by", "edited_at"),
+                "review": _picked(found, *REVIEW),
                 "batches": self._batches(of_object),
             },
             "used_in": {"datasets": self._datasets(of_object)},

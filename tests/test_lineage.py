@@ -135,7 +135,7 @@ def test_an_object_names_its_file_model_revisions_parameters_and_runs(made: Made
     made_from = chain["made_from"]
     assert made_from["source"]["file_path"] == made.files[0]
     assert made_from["models"] == {"detection_model": "detector@1", "segmentation_model": "segmenter@2"}
-    assert made_from["people"]["validated_by"] == "ada"
+    assert made_from["review"]["validated_by"] == "ada"
     (batch,) = made_from["batches"]
     assert batch == {
         "batch": made.batch,

@@ -32,7 +32,9 @@ def create(
         str | None, typer.Option("--classes", "-c", help="Only these classes, separated by commas.")
     ] = None,
     min_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only objects at least so sure.")] = None,
-    validated: Annotated[bool, typer.Option("--validated", help="Only objects that a person has validated.")] = False,
+    validated: Annotated[
+        bool, typer.Option("--validated", help="Only validated objects, by a person or automatically.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Save a definition, from a YAML file or from options; the same name replaces it.

@@ -44,9 +44,7 @@ class ObjectFilter(BaseModel):
 
     categories: tuple[str, ...] | None = Field(None, description="Only these classes; all of the project's if absent.")
     min_confidence: float = Field(0.0, ge=0, le=1, description="Only objects of at least this confidence.")
-    is_validated: bool | None = Field(
-        None, description="Only objects that a person has validated (true) or has not (false)."
-    )
+    is_validated: bool | None = Field(None, description="Only validated objects (true) or only others (false).")
 
     @field_validator("categories", mode="before")
     @classmethod

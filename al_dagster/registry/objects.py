@@ -16,7 +16,7 @@ class Conditions(TypedDict, total=False):
         project: project of the object.
         category: name of its category.
         min_confidence: least confidence, 0–1.
-        is_validated: whether a person has validated it.
+        is_validated: whether it is validated, by a person or automatically.
         source_id: source that it is in.
         batch_key: batch that its newest label comes from.
         state: active, superseded or deleted, or None for all; active if left out.
