@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from al_dagster.core.fingerprints import fingerprint
-from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
+from al_dagster.core.geometry import iou_matrix
 from al_dagster.core.project import ClassificationConfig, ProjectConfig
-from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
+from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
 from al_dagster.labelling.support import find_examples, load_examples
 from al_dagster.registry.database import Registry
@@ -106,7 +106,7 @@ def _classified(rows: Rows, support: SupportSet, rules: ClassificationConfig, ma
     """The classifications of the objects of one frame."""
     vectors = np.stack([row["embedding"] for row in rows])
     found = classify(vectors, support, rules.threshold, rules.top_k, rules.min_margin)
-    boxes = xywh_to_xyxy(np.array([[row[column] for column in BOX_COLUMNS] for row in rows]))
+    boxes = corners(rows)
     if np.triu(iou_matrix(boxes, boxes), k=1).any():
         cut = [masks.read(row, row["mask_path"]) for row in rows]
         found = resolve_overlaps(boxes, cut, found)

@@ -15,6 +15,7 @@ from al_dagster.core.ids import object_id
 from al_dagster.core.project import DetectionConfig, ProjectConfig
 from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.labels import detector_prompts
+from al_dagster.labelling.masks import BOX_COLUMNS
 from al_dagster.labelling.stage import Rows, StageResult, compute_new
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.parallel import stream_calls
@@ -120,7 +121,7 @@ def _rows(
             "frame_id": frame["frame_id"],
             "source_id": frame["source_id"],
             "label": prompts[int(class_id[index])].label,
-            **dict(zip(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), box, strict=True)),
+            **dict(zip(BOX_COLUMNS, box, strict=True)),
             "confidence": round(float(confidence[index]), 6),
             **{part: _part(boxes, part, int(index)) for part in (P_LABEL, P_BOX)},
             "detection_model": model,

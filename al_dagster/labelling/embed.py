@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.labelling.images import FrameImage, frame_images
-from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
+from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.crops import crop_object
@@ -77,8 +77,7 @@ def embed(
 
 
 def _crop(image: Image, box: dict[str, Any], mask_row: dict[str, Any], masks: RunMasks) -> Image:
-    x, y, w, h = (box[column] for column in BOX_COLUMNS)
-    return crop_object(image, np.array([x, y, x + w, y + h]), masks.read(box, mask_row["mask_path"]))
+    return crop_object(image, corners([box])[0], masks.read(box, mask_row["mask_path"]))
 
 
 def _row(object_id: str, frame_id: str, vector: NDArray[np.float32], embedder: Embedder) -> dict[str, Any]:

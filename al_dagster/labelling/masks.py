@@ -1,18 +1,25 @@
 """The masks of a run: files for ever, and in memory for the next stages of the run."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from al_dagster.core.geometry import xywh_to_xyxy
 from al_dagster.registry.masks import MaskStore
 from al_dagster.vision.protocols import Mask
 
 BOX_COLUMNS = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 CACHE_BYTES = 256 * 1024 * 1024
+
+
+def corners(rows: Iterable[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """The boxes of rows that have the box's columns: (n, 4), x1, y1, x2, y2 in pixels."""
+    return xywh_to_xyxy(np.array([[row[column] for column in BOX_COLUMNS] for row in rows]))
 
 
 class RunMasks:

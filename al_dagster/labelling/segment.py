@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from al_dagster.core.fingerprints import fingerprint
-from al_dagster.core.geometry import xywh_to_xyxy
 from al_dagster.labelling.images import FrameImage, frame_images
-from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
+from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.parallel import stream_calls
@@ -47,7 +45,7 @@ def segment(
             code=CODE_VERSION,
             image=frame_by_id[row["frame_id"]]["sha256"],
             frame_idx=frame_by_id[row["frame_id"]]["frame_idx"],
-            box=_box(row),
+            box=[row[column] for column in BOX_COLUMNS],
             model=model,
         )
         for row in boxes
@@ -57,8 +55,8 @@ def segment(
         in_frame = by_frame(by_id[object_id] for object_id in object_ids)
 
         def masks_of(chunk: list[FrameImage]) -> list[list[Mask]]:
-            corners = [xywh_to_xyxy(np.array([_box(row) for row in in_frame[frame["frame_id"]]])) for frame, _ in chunk]
-            return segmenter.segment([image for _, image in chunk], corners)
+            boxes = [corners(in_frame[frame["frame_id"]]) for frame, _ in chunk]
+            return segmenter.segment([image for _, image in chunk], boxes)
 
         todo = [frame_by_id[frame_id] for frame_id in in_frame]
         chunks = frame_images("masks", todo, images, segmenter.images_per_call)
@@ -87,10 +85,6 @@ def segment(
             "mean_score": round(float(score.mean()), 4) if score.size else 0.0,
         },
     )
-
-
-def _box(row: dict[str, Any]) -> list[float]:
-    return [row[column] for column in BOX_COLUMNS]
 
 
 def _row(box: dict[str, Any], frame: dict[str, Any], mask: Mask, print_: str, masks: RunMasks) -> dict[str, Any]:

@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from al_dagster.core.errors import UnreadableFileError
-from al_dagster.core.geometry import xywh_to_xyxy
 from al_dagster.core.project import ProjectConfig
-from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
+from al_dagster.labelling.masks import RunMasks, corners
 from al_dagster.labelling.register import labelled_rows
-from al_dagster.labelling.stage import Rows, StageResult
+from al_dagster.labelling.stage import Rows, StageResult, by_frame
 from al_dagster.media.contact_sheet import SheetItem, contact_sheet
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.protocols import UNKNOWN
@@ -43,20 +42,18 @@ def label_sheet(
 def _with_sheet(
     result: StageResult, frames: pa.Table, objects: Rows, images: ImageLoader, store: RunMasks | None
 ) -> StageResult:
-    by_frame: dict[str, Rows] = {}
-    for row in objects:
-        by_frame.setdefault(row["frame_id"], []).append(row)
+    in_frame = by_frame(objects)
     items = []
-    for frame in _chosen(frames.to_pylist(), by_frame):
+    for frame in _chosen(frames.to_pylist(), in_frame):
         try:
             image = images.load(frame["file_path"], frame["sha256"])
         except UnreadableFileError:
             continue
-        rows = by_frame.get(frame["frame_id"], [])
+        rows = in_frame.get(frame["frame_id"], [])
         items.append(
             SheetItem(
                 image,
-                boxes=xywh_to_xyxy(np.array([[row[column] for column in BOX_COLUMNS] for row in rows])),
+                boxes=corners(rows),
                 labels=[row["label"] for row in rows],
                 masks=[store.read(row, row["mask_path"]) for row in rows] if store else None,
             )
@@ -64,9 +61,9 @@ def _with_sheet(
     return replace(result, contact_sheet=contact_sheet(items)) if items else result
 
 
-def _chosen(frames: Sequence[dict[str, Any]], by_frame: dict[str, Rows]) -> list[dict[str, Any]]:
+def _chosen(frames: Sequence[dict[str, Any]], in_frame: dict[str, Rows]) -> list[dict[str, Any]]:
     """Frames from the whole batch, evenly spaced; those with objects before those without."""
-    found = [frame for frame in frames if frame["frame_id"] in by_frame]
-    pool = found if len(found) >= FRAMES_ON_SHEET else [*found, *(f for f in frames if f["frame_id"] not in by_frame)]
+    found = [frame for frame in frames if frame["frame_id"] in in_frame]
+    pool = found if len(found) >= FRAMES_ON_SHEET else [*found, *(f for f in frames if f["frame_id"] not in in_frame)]
     spaced = np.linspace(0, len(pool) - 1, min(FRAMES_ON_SHEET, len(pool))).round().astype(int)
     return [pool[index] for index in spaced]

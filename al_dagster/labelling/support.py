@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from al_dagster.core.errors import UserError
 from al_dagster.core.project import ProjectConfig
 from al_dagster.labelling.labels import classes_by_example
-from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks
+from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows
 from al_dagster.media.reading import read_image
 from al_dagster.registry.database import Registry
@@ -67,7 +65,8 @@ def find_examples(project: ProjectConfig, registry: Registry) -> Examples | None
                 "(`al objects validate`), or put example pictures of it into the support folder"
             )
         for row in sorted(rows, key=lambda row: str(row["object_id"])):
-            digest.update(f"{name}\x1f{row['sha256']}\x1f{row['mask_path']}\x1f{_box(row).tolist()}\x1e".encode())
+            box = [row[column] for column in BOX_COLUMNS]
+            digest.update(f"{name}\x1f{row['sha256']}\x1f{row['mask_path']}\x1f{box}\x1e".encode())
     return Examples(project.support, validated, digest.hexdigest()[:32])
 
 
@@ -111,10 +110,6 @@ def _validated(registry: Registry, project_id: str, category: str) -> Rows:
     return [{**get_source(registry, row["source_id"]), **row} for row in seen[:VALIDATED_PER_CLASS]]
 
 
-def _box(row: Mapping[str, Any]) -> np.ndarray:
-    return np.array([row[column] for column in BOX_COLUMNS], dtype=np.float64)
-
-
 def _crop(row: Mapping[str, Any], masks: RunMasks, max_pixels: int) -> Image | None:
     """The crop of a validated object, or None where its image or mask can no longer be read."""
     try:
@@ -122,5 +117,4 @@ def _crop(row: Mapping[str, Any], masks: RunMasks, max_pixels: int) -> Image | N
         mask = masks.read(row, row["mask_path"]) if row["mask_path"] else None
     except UserError:
         return None
-    x, y, w, h = _box(row)
-    return crop_object(image, np.array([x, y, x + w, y + h]), mask)
+    return crop_object(image, corners([row])[0], mask)
