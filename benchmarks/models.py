@@ -44,7 +44,7 @@ PHRASE = "part"
 PLATFORM_PACKAGES = ("cv2", "pyarrow", "pydantic", "structlog", "supervision")
 DEFAULTS = {
     "full": {"images": 512, "batch": 32, "tokens": 48, "rounds": 3},
-    "tiny": {"images": 24, "batch": 4, "tokens": 48, "rounds": 3},
+    "tiny": {"images": 24, "batch": 4, "tokens": 48, "rounds": 5},
 }
 
 

@@ -1,5 +1,6 @@
 """The picture of one object, as an embedder sees it."""
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,7 +42,7 @@ def crop_object(image: Image, box_xyxy: NDArray[np.floating], mask: Mask | None 
     else:
         height, width = mask.pixels.shape
         pixels = image[mask.y : mask.y + height, mask.x : mask.x + width].copy()
-        pixels[(pixels == NEUTRAL).all(axis=2), 2] = NEUTRAL + 1
+        pixels[cv2.inRange(pixels, (NEUTRAL,) * 3, (NEUTRAL,) * 3).view(np.bool_), 2] = NEUTRAL + 1
         _paste(crop, pixels, mask.x - left, mask.y - top, mask.pixels)
     return crop
 
@@ -63,4 +64,4 @@ def _paste(canvas: Image, picture: Image, x: int, y: int, inside: NDArray[np.boo
     if inside is None:
         target[:] = picture[source]
     else:
-        target[inside[source]] = picture[source][inside[source]]
+        cv2.copyTo(picture[source], inside[source].view(np.uint8), target)
