@@ -117,5 +117,5 @@ def _why_refused(
     among = f" of category {category}" if category is not None else ""
     return (
         f"no confidence holds a precision of {precision:g} with {len(mine.groups)} reviews{among}, {wrong} of them "
-        f"wrong; at least {more} more, all right, are needed"
+        f"wrong; {more} more would do, all right and surer than those"
     )

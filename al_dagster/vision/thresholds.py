@@ -1,6 +1,7 @@
 """Thresholds above which a stated precision holds: exact bounds on reviewed objects, and the order of testing them."""
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,20 +127,20 @@ def _sequence(sorted_confidence: NDArray[np.float64], precision: float, risk: fl
 def perfect_reviews_missing(
     confidence: NDArray[np.float64], correct: NDArray[np.bool_], precision: float, level: float = LEVEL
 ) -> int:
-    """The fewest further reviews, all right and all above some threshold, with which its bound reaches the precision.
+    """How many further reviews, all right and surer than the others, let a threshold hold the precision.
 
     Args:
-        confidence: (n,) raw, of the reviewed objects.
+        confidence: (n,) raw, of the reviewed objects, which hold it nowhere yet.
         correct: (n,), whether each was right.
         precision: 0–1, both excluded.
         level: of the bound.
     """
-    wrong = np.cumsum(~correct[np.argsort(-confidence, kind="stable")])
-    fewest = reviews_needed(precision, 0, level)
-    for errors in range(int(wrong[-1]) + 1 if len(wrong) else 0):
-        needed = reviews_needed(precision, errors, level)
-        if needed - len(wrong) >= fewest:
-            break
-        # The most reviews above a threshold that leaves so many wrong ones above it.
-        fewest = min(fewest, needed - int(np.searchsorted(wrong, errors, side="right")))
-    return max(fewest, 1)
+
+    def holds(more: int) -> bool:
+        surer = np.concatenate([1 + np.arange(more, 0, -1.0), confidence])
+        right = np.concatenate([np.ones(more, dtype=bool), correct])
+        return lowest_threshold(surer, right, precision, level) is not None
+
+    # A perfect list so long is tested first, whatever comes after it.
+    enough = math.ceil(GROWTH * reviews_needed(precision, 0, 1 - (1 - level) / 2))
+    return 1 + bisect_left(range(1, enough), True, key=holds)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from al_dagster.vision.thresholds import (
@@ -72,14 +74,21 @@ def test_too_few_reviews_hold_nothing_however_good(reviews):
     assert perfect_reviews_missing(confidence, correct, 0.95) == 59 - reviews
 
 
-def test_what_is_missing_takes_the_best_place_to_cut():
-    confidence = np.linspace(1, 0, 80)
-    correct = np.ones(80, dtype=bool)
-    correct[50] = False
-    # 50 perfect ones above the wrong one lack 9; all 80 with one wrong lack 13.
-    assert perfect_reviews_missing(confidence, correct, 0.95) == 9
-    correct[50], correct[5] = True, False
-    assert perfect_reviews_missing(confidence, correct, 0.95) == 13
+@given(st.data(), st.sampled_from([0.8, 0.9, 0.95]))
+@settings(max_examples=40, deadline=None)
+def test_so_many_perfect_reviews_are_missing_and_one_fewer_is_not_enough(data, precision):
+    outcomes = data.draw(st.lists(st.booleans(), max_size=120))
+    confidence, correct = np.linspace(1, 0.1, len(outcomes)), np.array(outcomes, dtype=bool)
+    assume(lowest_threshold(confidence, correct, precision) is None)
+    missing = perfect_reviews_missing(confidence, correct, precision)
+
+    def with_more(more):
+        surer = np.concatenate([np.linspace(3, 2, more), confidence])
+        return lowest_threshold(surer, np.concatenate([np.ones(more, dtype=bool), correct]), precision)
+
+    assert missing >= 1
+    assert with_more(missing) is not None
+    assert with_more(missing - 1) is None
 
 
 CURVES = {
