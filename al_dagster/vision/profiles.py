@@ -15,8 +15,6 @@ from al_dagster.vision.weights import Weights, find, installed, require_foundati
 if TYPE_CHECKING:
     from al_dagster.vision.torch_runtime import Runtime
 
-HOG_COLOR_VERSION = "hog_color_v1"
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -126,7 +124,9 @@ def build_embedding_models(version_id: str, environment: Environment) -> Models 
     Raises:
         UserError: the embedder is installed, and the segmenter of its profile or the GPU is missing.
     """
-    if version_id == HOG_COLOR_VERSION:
+    from al_dagster.vision.hog_color import HogColorEmbedder
+
+    if version_id == HogColorEmbedder.version_id:
         return build_models("embedded", ModelsConfig(), [Prompt(PROPOSAL)], environment)
     for name in installed(environment.models_dir):
         if CATALOG[name].role == "embedder" and embedding_version(find(name, environment.models_dir)) == version_id:

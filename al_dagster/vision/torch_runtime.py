@@ -53,6 +53,12 @@ class Residency:
         self.lock = threading.RLock()
         """Held while a model comes or goes. It is one for all of them, since one that comes may make another go."""
 
+    def hold(self, device: torch.device) -> None:
+        """Have torch hold this process to the budget on a GPU."""
+        if self.max_bytes is not None and device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, self.max_bytes / total), device)
+
     def make_room(self, size: int) -> None:
         """Unload models until weights of ``size`` bytes are within the budget, or none is left."""
         with self.lock:
@@ -101,7 +107,7 @@ class Runtime:
     residency: Residency = field(default_factory=Residency)
 
     def torch_device(self) -> torch.device:
-        """The device, with the process's share of its memory set to the budget.
+        """The device, a GPU with its number, without which torch does not tell its memory.
 
         Raises:
             UserError: a GPU is asked for and torch sees none, or the device's name is not one.
@@ -113,14 +119,12 @@ class Runtime:
         device = torch.device(name)
         if device.type != "cuda":
             return device
-        if not available or (device.index or 0) >= torch.cuda.device_count():
+        device = torch.device("cuda", device.index or 0)
+        if not available or device.index >= torch.cuda.device_count():
             raise UserError(
                 f"AL_DEVICE is {self.device}, but torch sees {torch.cuda.device_count()} GPUs; "
                 "install a CUDA build of torch and the driver, or set AL_DEVICE=cpu"
             )
-        if self.residency.max_bytes is not None:
-            total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, self.residency.max_bytes / total), device)
         return device
 
     def dtype(self) -> torch.dtype:
@@ -169,6 +173,7 @@ class TorchModel(ABC):
     def _moved(self, built: torch.nn.Module, size: int) -> torch.nn.Module:
         """The network on its device; the other models leave it where there is no room otherwise."""
         residency = self.runtime.residency
+        residency.hold(self.device)
         residency.make_room(size)
         try:
             moved = built.to(self.device)

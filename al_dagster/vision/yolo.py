@@ -104,9 +104,7 @@ class YoloDetector:
         Raises:
             UserError: a GPU is asked for and there is none.
         """
-        device = self._runtime.torch_device()
-        name = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
-        return ResidentModel(self._weights_file, self._scratch_dir, device=name)
+        return ResidentModel(self._weights_file, self._scratch_dir, device=str(self._runtime.torch_device()))
 
     def load(self) -> None:
         """Start the process and load the model; if it runs already, nothing is done.

@@ -14,8 +14,8 @@ from al_dagster.vision.catalog import CATALOG
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.detector import OpenCvDetector
 from al_dagster.vision.fetch import fetch
+from al_dagster.vision.hog_color import HogColorEmbedder
 from al_dagster.vision.profiles import (
-    HOG_COLOR_VERSION,
     Environment,
     build_embedding_models,
     build_models,
@@ -143,7 +143,7 @@ def test_without_the_foundation_extra_the_sentence_says_how_to_install_it(machin
     with pytest.raises(UserError, match=r"the 'foundation' extra: pip install 'al_dagster\[foundation\]'"):
         build_models("embedded", ModelsConfig(embedder="dinov2-small"), PROPOSALS, machine)
     with build_models("embedded", ModelsConfig(), PROPOSALS, machine) as models:
-        assert models.embedder.version_id == HOG_COLOR_VERSION
+        assert models.embedder.version_id == HogColorEmbedder.version_id
 
 
 def test_the_yolo_detector_needs_weights(machine):
@@ -205,9 +205,9 @@ def test_a_project_may_put_one_model_in_the_place_of_the_profile_s(tabletop, dis
 
 
 def test_the_models_of_an_embedding_version_are_found_by_what_is_installed(machine, with_dinov2):
-    embedded = build_embedding_models(HOG_COLOR_VERSION, machine)
+    embedded = build_embedding_models(HogColorEmbedder.version_id, machine)
     assert embedded is not None
-    assert embedded.embedder.version_id == HOG_COLOR_VERSION
+    assert embedded.embedder.version_id == HogColorEmbedder.version_id
     assert build_embedding_models("dinov2_small_v1", machine) is None
     machine = replace(machine, models_dir=with_dinov2)
     assert build_embedding_models("dinov2_small_v1", machine) is None

@@ -417,6 +417,13 @@ def test_auto_is_the_gpu_where_there_is_one_and_else_the_cpu() -> None:
     assert Runtime().torch_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.mark.parametrize(("name", "number"), [("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_a_gpu_has_its_number_without_which_torch_does_not_tell_its_memory(monkeypatch, name, number) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Runtime(name).torch_device() == torch.device("cuda", number)
+
+
 @pytest.mark.parametrize("name", ["gpu", "", "CPU", "meta", "mps", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "cuda:01"])
 def test_a_name_that_is_no_device_is_one_sentence(name: str) -> None:
     with pytest.raises(UserError) as raised:
@@ -449,10 +456,11 @@ def test_a_gpu_computes_in_bfloat16() -> None:
 
 @needs_gpu
 def test_the_batch_size_on_a_gpu_is_measured_within_the_memory_budget() -> None:
-    gib = 1.0
-    device = Runtime("cuda", residency=Residency(gib)).torch_device()
+    mib = 2**20
+    layer = Layer(Runtime("cuda", residency=Residency(max_vram_gb=1.0)))
+    device = layer.device
     try:
-        mib = 2**20
+        layer.load()
 
         def call(items: Sequence[int]) -> list[int]:
             activations = torch.ones(len(items), 32 * mib // 4, device=device)
