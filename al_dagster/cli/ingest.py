@@ -120,6 +120,8 @@ def _configured(
     else:
         standing = before.model_dump() if before else {}
     models = {**standing.get("models", {}), **_without_none(chosen_models)}
+    if chosen_models["detector"] is not None:
+        models["weights"] = chosen_models["weights"]
     return parse_project({**standing, "name": name, "models": models, **_without_none(given)}, "al ingest")
 
 

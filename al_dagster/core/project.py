@@ -13,6 +13,12 @@ from al_dagster.core.errors import UserError
 TRAINED = "model:"
 """What a reference to a model that the platform trained begins with; the name of its dataset follows."""
 
+PROPOSAL = "object"
+"""What a class-agnostic proposal is labelled, and what a detector of proposals is asked for."""
+
+UNKNOWN = "Unknown"
+"""What a proposal is called that is like no example."""
+
 EXAMPLE = "'classes: [nut, bolt]'"
 PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -83,6 +89,12 @@ class ModelsConfig(BaseModel):
         False, description="Whether weights that are a pickle, as a .pt file of somebody else's is, may be read."
     )
 
+    @model_validator(mode="after")
+    def _weights_are_used(self) -> Self:
+        if self.weights is not None and self.detector != "yolo":
+            raise ValueError(f"weights {self.weights!r} are for the detector yolo alone: name it as the detector too")
+        return self
+
 
 class ProjectConfig(BaseModel):
     """What a project labels, and with what.
@@ -120,6 +132,12 @@ class ProjectConfig(BaseModel):
 
     @model_validator(mode="after")
     def _known_classes(self) -> Self:
+        for name in self.classes:
+            if name.casefold() in (PROPOSAL.casefold(), UNKNOWN.casefold()):
+                raise ValueError(
+                    f"classes: {name!r} is what al_dagster calls a thing it has no name for; call the class otherwise, "
+                    f"such as 'item', and give {name!r} as a synonym under prompts if the detector knows it by that"
+                )
         for key, names in (("prompts", self.prompts), ("validated_examples", self.validated_examples)):
             unknown = [name for name in names if name not in self.classes]
             if unknown:

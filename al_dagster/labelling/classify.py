@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.geometry import iou_matrix
-from al_dagster.core.project import ClassificationConfig, ProjectConfig
+from al_dagster.core.project import UNKNOWN, ClassificationConfig, ProjectConfig
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
 from al_dagster.labelling.support import find_examples, load_examples
@@ -17,7 +17,6 @@ from al_dagster.registry.database import Registry
 from al_dagster.vision.fewshot import REVISION, SupportSet, classify
 from al_dagster.vision.overlaps import resolve_overlaps
 from al_dagster.vision.profiles import Models
-from al_dagster.vision.protocols import UNKNOWN
 
 CODE_VERSION = "1"
 

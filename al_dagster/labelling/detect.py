@@ -12,14 +12,14 @@ import supervision as sv
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.geometry import clip_xyxy, xyxy_to_xywh
 from al_dagster.core.ids import object_id
-from al_dagster.core.project import DetectionConfig, ProjectConfig
+from al_dagster.core.project import PROPOSAL, DetectionConfig, ProjectConfig
 from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.labels import detector_prompts
 from al_dagster.labelling.masks import BOX_COLUMNS
 from al_dagster.labelling.stage import Rows, StageResult, compute_new
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.parallel import stream_calls
-from al_dagster.vision.protocols import P_BOX, P_LABEL, PROPOSAL, Detector, Prompt
+from al_dagster.vision.protocols import P_BOX, P_LABEL, Detector, Prompt
 
 CODE_VERSION = "1"
 
@@ -40,7 +40,6 @@ def detect(
         UserError: the detector does not know a class.
     """
     prompts = detector_prompts(project)
-    detector.check_prompts(prompts)
     model = f"{detector.model_id}@{detector.revision}"
     rules = project.detection
     if rules.confidence is None:
@@ -75,6 +74,9 @@ def detect(
         return found
 
     table, computed, reused = compute_new(units, previous, unit_column="frame_id", compute=compute)
+    if not reused:
+        # Whatever is reused was asked of this very model with these very prompts.
+        detector.check_prompts(prompts)
     confidence = table["confidence"].to_numpy()
     return StageResult(
         table,

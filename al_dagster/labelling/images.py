@@ -13,7 +13,7 @@ from al_dagster.vision.protocols import Image
 logger = structlog.get_logger(__name__)
 
 CHUNK_PIXELS = 64 * 10**6
-"""Pixels of the images of a chunk; memory holds two chunks and what is decoded ahead, 3 bytes a pixel."""
+"""Pixels of the images of a chunk; memory holds three chunks and what is decoded ahead, 3 bytes a pixel."""
 
 FrameImage = tuple[dict[str, Any], Image]
 

@@ -1,8 +1,8 @@
 """Who names an object: the detector by its prompt, or the few-shot classifier by example."""
 
-from al_dagster.core.project import ProjectConfig
+from al_dagster.core.project import PROPOSAL, UNKNOWN, ProjectConfig
 from al_dagster.vision.fewshot import support_classes
-from al_dagster.vision.protocols import PROPOSAL, UNKNOWN, Prompt
+from al_dagster.vision.protocols import Prompt
 
 
 def classes_by_example(project: ProjectConfig) -> tuple[str, ...]:

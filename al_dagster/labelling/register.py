@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from al_dagster.core.project import ProjectConfig
+from al_dagster.core.project import UNKNOWN, ProjectConfig
 from al_dagster.core.schemas import OBJECTS
 from al_dagster.labelling.labels import classes_by_example, final_label
 from al_dagster.labelling.stage import StageResult, computed_units
@@ -15,7 +15,6 @@ from al_dagster.registry.database import Registry
 from al_dagster.registry.embedding_versions import ensure_version
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.vision.profiles import Models
-from al_dagster.vision.protocols import UNKNOWN
 
 
 def labelled_rows(

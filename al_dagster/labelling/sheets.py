@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from al_dagster.core.errors import UnreadableFileError
-from al_dagster.core.project import ProjectConfig
+from al_dagster.core.project import UNKNOWN, ProjectConfig
 from al_dagster.labelling.masks import RunMasks, corners
 from al_dagster.labelling.register import labelled_rows
 from al_dagster.labelling.stage import Rows, StageResult, by_frame
 from al_dagster.media.contact_sheet import SheetItem, contact_sheet
 from al_dagster.media.loader import ImageLoader
-from al_dagster.vision.protocols import UNKNOWN
 
 FRAMES_ON_SHEET = 12
 

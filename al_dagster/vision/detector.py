@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.geometry import clip_xyxy
+from al_dagster.core.project import PROPOSAL
 from al_dagster.vision import cascades, proposals
 from al_dagster.vision.parallel import IMAGES_PER_CALL, map_images
-from al_dagster.vision.protocols import PROPOSAL, Image, Prompt
+from al_dagster.vision.protocols import Image, Prompt
 from al_dagster.vision.revisions import code_revision
 
 NMS_IOU = 0.5

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.project import UNKNOWN
 from al_dagster.vision import overlaps
 from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
 from al_dagster.vision.parallel import be_repeatable
-from al_dagster.vision.protocols import UNKNOWN, Classification, Embedder, Image, Segmenter
+from al_dagster.vision.protocols import Classification, Embedder, Image, Segmenter
 from al_dagster.vision.revisions import code_revision
 
 BACKGROUND = "_background"

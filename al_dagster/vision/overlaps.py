@@ -9,7 +9,8 @@ from scipy import ndimage
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from al_dagster.core.geometry import iou_matrix
-from al_dagster.vision.protocols import UNKNOWN, Classification, Mask
+from al_dagster.core.project import UNKNOWN
+from al_dagster.vision.protocols import Classification, Mask
 
 LEAST_MASK_SCORE = 0.1
 """Below it the segmenter has found no object, and the likeness of the mask to an example says nothing."""

@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.project import TRAINED, ModelsConfig
+from al_dagster.core.project import PROPOSAL, TRAINED, ModelsConfig
 from al_dagster.vision.catalog import CATALOG
-from al_dagster.vision.protocols import PROPOSAL, Detector, Embedder, Prompt, Segmenter
-from al_dagster.vision.weights import Weights, find, installed, require_foundation_extra
+from al_dagster.vision.protocols import Detector, Embedder, Prompt, Segmenter
+from al_dagster.vision.weights import Manifest, Weights, find, installed, read_manifest, require_foundation_extra
+from al_dagster.yolo.process import require_train_extra
 
 if TYPE_CHECKING:
     from al_dagster.vision.torch_runtime import Runtime
@@ -63,7 +64,8 @@ class Environment:
 
     def runtime(self) -> "Runtime":
         """Where models in torch run, with a memory budget of its own."""
-        from al_dagster.vision.torch_runtime import Residency, Runtime
+        from al_dagster.vision.residency import Residency
+        from al_dagster.vision.torch_runtime import Runtime
 
         return Runtime(self.device, self.compile, Residency(self.max_vram_gb))
 
@@ -121,20 +123,33 @@ def build_models(profile: str, overrides: ModelsConfig, prompts: Sequence[Prompt
 def build_embedding_models(version_id: str, environment: Environment) -> Models | None:
     """The models that make vectors of an embedding version, with a segmenter; None where they are not here.
 
+    The segmenter is the foundation profile's where that is installed, else the embedded profile's. An embedder with a
+    manifest that cannot be read counts as not here.
+
     Raises:
-        UserError: the embedder is installed, and the segmenter of its profile or the GPU is missing.
+        UserError: the embedder is installed, and damaged, or the segmenter is, or the GPU is missing.
     """
     from al_dagster.vision.hog_color import HogColorEmbedder
 
     if version_id == HogColorEmbedder.version_id:
         return build_models("embedded", ModelsConfig(), [Prompt(PROPOSAL)], environment)
-    for name in installed(environment.models_dir):
-        if CATALOG[name].role == "embedder" and embedding_version(find(name, environment.models_dir)) == version_id:
-            return build_models("foundation", ModelsConfig(embedder=name), [Prompt(PROPOSAL)], environment)
+    here = installed(environment.models_dir)
+    profile = "foundation" if PROFILES["foundation"].segmenter in here else "embedded"
+    for name in here:
+        if CATALOG[name].role == "embedder" and _recorded_version(environment.models_dir / name) == version_id:
+            return build_models(profile, ModelsConfig(embedder=name), [Prompt(PROPOSAL)], environment)
     return None
 
 
-def embedding_version(weights: Weights) -> str:
+def _recorded_version(folder: Path) -> str | None:
+    """The embedding version of an installed embedder, whole or damaged; None where its manifest cannot be read."""
+    try:
+        return embedding_version(read_manifest(folder))
+    except UserError:
+        return None
+
+
+def embedding_version(weights: Weights | Manifest) -> str:
     """The embedding version of an embedder's weights: the catalogue's, or one of their own where they are others."""
     card = CATALOG[weights.name]
     same = weights.commit == card.commit
@@ -171,10 +186,10 @@ class _Builder:
         if self._overrides.segmenter_code == "meta":
             from al_dagster.vision.sam2_meta import MetaSam2Segmenter
 
-            return MetaSam2Segmenter(weights, self._runtime())
+            return MetaSam2Segmenter(weights, self._foundation_runtime())
         from al_dagster.vision.sam2 import Sam2Segmenter
 
-        return Sam2Segmenter(weights, self._runtime())
+        return Sam2Segmenter(weights, self._foundation_runtime())
 
     def embedder(self, name: str) -> Embedder:
         if name == "hog-color":
@@ -184,7 +199,7 @@ class _Builder:
         weights = self._weights(name)
         from al_dagster.vision.dinov2 import DinoV2Embedder
 
-        return DinoV2Embedder(weights, self._runtime(), embedding_version(weights))
+        return DinoV2Embedder(weights, self._foundation_runtime(), embedding_version(weights))
 
     def _proposer(self, segmenter: Segmenter) -> Detector:
         from al_dagster.vision.detector import OpenCvDetector
@@ -202,15 +217,16 @@ class _Builder:
         weights = self._weights(name)
         from al_dagster.vision.florence2 import Florence2Detector
 
-        return Florence2Detector(weights, self._runtime())
+        return Florence2Detector(weights, self._foundation_runtime())
 
     def _yolo(self) -> Detector:
+        require_train_extra()
         from al_dagster.vision.yolo import YoloDetector
 
         given = self._overrides.weights
         if given is None:
             raise UserError("the detector yolo needs weights: a file, or model:<dataset> for a model trained here")
-        scratch, runtime = self._environment.scratch_dir, self._environment.runtime()
+        scratch, runtime = self._environment.scratch_dir, self._runtime()
         if given.startswith(TRAINED):
             dataset = given.removeprefix(TRAINED)
             file = self._environment.trained_weights(dataset)
@@ -228,14 +244,19 @@ class _Builder:
         require_foundation_extra()
         return find(name, self._environment.models_dir)
 
-    def _runtime(self) -> "Runtime":
-        if self._shared is None:
-            import transformers
+    def _foundation_runtime(self) -> "Runtime":
+        """That of the models from the catalogue."""
+        import transformers
 
-            # Bars of weights that load on the CPU in a second would be mixed into those of the command.
-            transformers.utils.logging.disable_progress_bar()
+        # Bars of weights that load on the CPU in a second would be mixed into those of the command.
+        transformers.utils.logging.disable_progress_bar()
+        _require_gpu(self._runtime())
+        return self._runtime()
+
+    def _runtime(self) -> "Runtime":
+        """Where the models run, with the memory budget that they share."""
+        if self._shared is None:
             self._shared = self._environment.runtime()
-            _require_gpu(self._shared)
         return self._shared
 
 

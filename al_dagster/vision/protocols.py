@@ -15,13 +15,6 @@ if TYPE_CHECKING:
 
 Image = NDArray[np.uint8]
 
-PROPOSAL = "object"
-"""The prompt, and label, of a class-agnostic proposal, to be named by the few-shot classifier."""
-
-UNKNOWN = "Unknown"
-"""The label of an object that no class of the support set is near enough to."""
-
-
 P_LABEL, P_BOX = "p_label", "p_box"
 """Keys of ``sv.Detections.data`` under which a detector that has them gives the two parts of its confidence."""
 

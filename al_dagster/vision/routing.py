@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from al_dagster.vision.protocols import P_BOX, P_LABEL, PROPOSAL, Detector, Image, Prompt
+from al_dagster.core.project import PROPOSAL
+from al_dagster.vision.protocols import P_BOX, P_LABEL, Detector, Image, Prompt
 
 if TYPE_CHECKING:
     import supervision as sv

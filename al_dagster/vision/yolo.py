@@ -1,9 +1,9 @@
 """The ``yolo`` detector: any ultralytics weights, such as those of a model that the platform trained itself."""
 
-import hashlib
+import importlib.metadata
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.geometry import clip_xyxy, iou_matrix
-from al_dagster.vision.protocols import PROPOSAL, Image, Prompt
+from al_dagster.core.hashing import file_sha256
+from al_dagster.core.project import PROPOSAL
+from al_dagster.vision.protocols import Image, Prompt
 from al_dagster.vision.revisions import code_revision
 from al_dagster.vision.torch_runtime import MicroBatches, Runtime
+from al_dagster.yolo.process import require_train_extra
 from al_dagster.yolo.resident import ResidentModel
 
 LEAST_CONFIDENCE = 0.05
@@ -63,17 +66,20 @@ class YoloDetector:
 
     Images are scaled as they were when the model was trained. The network computes in float32 on every device.
 
+    What the process takes of a GPU beside the weights is not known, so that the whole memory budget counts for it: it
+    is never there together with another model of the runtime.
+
     Args:
         weights_file: a ``.pt`` file of a model that gives boxes: for detection, segmentation or poses.
         runtime: on which device it runs.
         scratch_dir: folder for the process's own folder.
         model_id: stable name of the model.
-        revision: 12 hex characters of the file's content; None: they are computed.
         allow_pickle: whether the file is known or trusted. It is a pickle, and although only layers of ultralytics
             and torch are taken out of it, it is not opened without this.
 
     Raises:
-        UserError: there is no such file, or it is not allowed.
+        UserError: ultralytics is not installed, there is no such file, it is not allowed, or a GPU is asked for and
+            there is none.
     """
 
     images_per_call = IMAGES_PER_CALL
@@ -86,47 +92,60 @@ class YoloDetector:
         scratch_dir: Path,
         *,
         model_id: str,
-        revision: str | None = None,
         allow_pickle: bool,
     ) -> None:
+        require_train_extra()
         _check_file(weights_file, allow_pickle)
         self.model_id = model_id
-        self._weights_file, self._runtime, self._scratch_dir = weights_file, runtime, scratch_dir
-        code = code_revision(CODE_VERSION, **PARAMETERS)
-        self.revision = f"{revision or content_revision(weights_file)}.{code}"
+        self.runtime = runtime
+        self._residency = runtime.residency
+        sha256 = file_sha256(weights_file)
+        library = importlib.metadata.version("ultralytics")
+        self.revision = f"{sha256[:REVISION_LENGTH]}.{code_revision(CODE_VERSION, ultralytics=library, **PARAMETERS)}"
+        self.resident = ResidentModel(
+            weights_file,
+            scratch_dir,
+            sha256=sha256,
+            device=str(runtime.torch_device()),
+            max_bytes=runtime.residency.max_bytes,
+        )
+        """The process that the model is loaded in."""
         # The memory that is measured is this process's: the worker says itself when it has too little.
         self._batches = MicroBatches(torch.device("cpu"), IMAGES_PER_CALL)
-
-    @cached_property
-    def resident(self) -> ResidentModel:
-        """The process that the model is loaded in.
-
-        Raises:
-            UserError: a GPU is asked for and there is none.
-        """
-        return ResidentModel(self._weights_file, self._scratch_dir, device=str(self._runtime.torch_device()))
 
     def load(self) -> None:
         """Start the process and load the model; if it runs already, nothing is done.
 
+        Where there is a memory budget, the other models leave the memory first.
+
         Raises:
-            UserError: ultralytics is not installed, or the file is not such a model.
+            UserError: the file is not such a model or was replaced, or memory ran out.
             YoloError: the process failed.
         """
-        self.resident.start()
+        with self._residency.lock:
+            if self.resident.process_id is None:
+                size = self._residency.max_bytes or 0
+                self._residency.make_room(size)
+                self.resident.start()
+                self._residency.entered(self.resident, size)
+            self._residency.used(self.resident)
 
     def unload(self) -> None:
-        """End the process; the next call starts another."""
-        if "resident" in self.__dict__:
-            self.resident.stop()
+        """End the process at once, whatever it is at; the next call starts another."""
+        # Before the lock, which a thread holds that waits for a call that is never answered.
+        self.resident.stop()
+        with self._residency.lock:
+            if self.resident.process_id is None:
+                self._residency.gone(self.resident)
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Check that the model knows every class by its label or one of its synonyms; loads it to see.
 
         Raises:
-            UserError: a class is not known, or there is none; lists the known ones.
+            UserError: a class is not known, or there is none; lists the known ones. Or as ``load`` does.
+            YoloError: the process failed.
         """
-        names = {_plain(name) for name in self.resident.names}
+        names = {_plain(name) for name in self._names()}
         unknown = [prompt.label for prompt in prompts if prompt.label == PROPOSAL or not _known(prompt, names)]
         if prompts and not unknown:
             return
@@ -159,30 +178,45 @@ class YoloDetector:
             YoloError: the process failed.
         """
         self.check_prompts(prompts)
-        asked = _asked(prompts, self.resident.names)
+        asked = _asked(prompts, self._names())
+        found = self._batches.run(images, lambda some: self._find(some, asked.classes))
+        return [_detections(boxes, asked, image) for boxes, image in zip(found, images, strict=True)]
 
-        def call(some: Sequence[Image]) -> list[NDArray[np.float64]]:
+    def _names(self) -> tuple[str, ...]:
+        """The model's classes; the process is started if it has never been."""
+        if not self.resident.names:
+            self.load()
+        return self.resident.names
+
+    def _find(self, images: Sequence[Image], classes: list[int]) -> list[NDArray[np.float64]]:
+        """The boxes of some images; where one alone does not fit, the other models leave the memory.
+
+        Raises:
+            MemoryError: these images need more memory than there is; fewer may do.
+            UserError: one image does.
+        """
+        while True:
             try:
-                return self.resident.find(
-                    some, confidence=LEAST_CONFIDENCE, nms_iou=NMS_IOU, most=MOST_BOXES, classes=asked.classes
-                )
+                return self._find_loaded(images, classes)
             except MemoryError:
-                if len(some) > 1:
+                if len(images) > 1:
                     raise
-                height, width = some[0].shape[:2]
+            if not self._residency.release_others(self.resident):
+                height, width = images[0].shape[:2]
                 raise UserError(
                     f"an image of {width}×{height} pixels needs more memory than the detector {self.model_id} has on "
                     f"{self.resident.device}: close other programs that use it, or use a smaller model"
-                ) from None
+                )
 
-        found = self._batches.run(images, call)
-        return [_detections(boxes, asked, image) for boxes, image in zip(found, images, strict=True)]
-
-
-def content_revision(weights_file: Path) -> str:
-    """12 hex characters of the SHA-256 of a file."""
-    with weights_file.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:REVISION_LENGTH]
+    def _find_loaded(self, images: Sequence[Image], classes: list[int]) -> list[NDArray[np.float64]]:
+        with ExitStack() as call:
+            # Locks are taken in this order everywhere, and none else may come between loading and the call.
+            with self._residency.lock:
+                self.load()
+                call.enter_context(self.resident.lock)
+            return self.resident.find(
+                images, confidence=LEAST_CONFIDENCE, nms_iou=NMS_IOU, most=MOST_BOXES, classes=classes
+            )
 
 
 def _check_file(weights_file: Path, allow_pickle: bool) -> None:

@@ -9,17 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from al_dagster.yolo.library import BOX_TASKS, load_model, load_weights, use_threads
+from al_dagster.core.memory import is_out_of_memory, limit_gpu_memory
+from al_dagster.yolo.library import BOX_TASKS, RefusedError, load_model, load_weights, use_threads
 from al_dagster.yolo.wire import Request
 
 Emit = Callable[[dict[str, Any]], None]
-
-OUT_OF_MEMORY = (
-    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
-    "insufficient memory",  # OpenCV
-    # oneDNN, which does convolutions on the CPU, says no more than this.
-    "could not create a primitive",
-)
 
 
 def train(job: dict[str, Any], emit: Emit, requests: "SimpleQueue[Request]") -> dict[str, Any]:
@@ -84,7 +78,7 @@ def predict(job: dict[str, Any], emit: Emit, requests: "SimpleQueue[Request]") -
         for path in paths[start : start + job["batch"]]:
             image = imread(path)
             if image is None:
-                raise ValueError(f"{path} cannot be read as an image")
+                raise RefusedError(f"{path} cannot be read as an image")
             images.append(image)
         for image, boxes in zip(images, _find(model, images, job["arguments"]), strict=True):
             rows.append(np.column_stack([np.full(len(boxes), len(sizes)), boxes]))
@@ -103,31 +97,37 @@ def predict(job: dict[str, Any], emit: Emit, requests: "SimpleQueue[Request]") -
 
 
 def detect(job: dict[str, Any], emit: Emit, requests: "SimpleQueue[Request]") -> dict[str, Any]:
-    """Answer requests until the process is ended; one that needs too much memory is answered with saying so."""
-    import cv2
-    import torch
-
-    model = load_weights(job["weights"], BOX_TASKS)
+    """Answer requests until the process is ended."""
+    limit_gpu_memory(job["device"], job["max_bytes"])
+    model = load_weights(job["weights"], BOX_TASKS, job["sha256"])
     model.add_callback("on_predict_start", lambda predictor: use_threads(job["threads"]))
     emit({"event": "ready", "names": _names(model)})
     while True:
-        images, arguments = requests.get()
-        try:
-            bgr = [np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8) for image in images]
-            found = _find(model, bgr, arguments)
-        except Exception as error:
-            if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
-                raise
-            # The traceback keeps the tensors of the failed call alive.
-            error.__traceback__ = None
-            if model.predictor is not None and model.predictor.model is None:
-                # It ran out while the model was brought to its device, and would not be tried again.
-                model.predictor = None
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            emit({"event": "out_of_memory"})
-        else:
-            emit({"event": "boxes", "boxes": [boxes.tolist() for boxes in found]})
+        emit(_answer(model, requests.get()))
+
+
+def _answer(model: Any, request: Request) -> dict[str, Any]:
+    """The boxes that a request asks for; or that it needs too much memory."""
+    import cv2
+    import torch
+
+    if request.images is None:
+        return {"event": "out_of_memory"}
+    try:
+        bgr = [np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), np.uint8) for image in request.images]
+        found = _find(model, bgr, request.arguments)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        # The traceback keeps the tensors of the failed call alive.
+        error.__traceback__ = None
+        if model.predictor is not None and model.predictor.model is None:
+            # It ran out while the model was brought to its device, and would not be tried again.
+            model.predictor = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return {"event": "out_of_memory"}
+    return {"event": "boxes", "boxes": [boxes.tolist() for boxes in found]}
 
 
 def _find(model: Any, images: Sequence[NDArray[np.uint8]], arguments: dict[str, Any]) -> list[NDArray[np.float32]]:

@@ -7,7 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-LINKED_NAME = "weights.pt"
+from al_dagster.core.hashing import file_sha256
+from al_dagster.core.memory import is_out_of_memory
+
+COPIED_NAME = "weights.pt"
 BOX_TASKS = ("detect", "segment", "pose")
 """Kinds of models that give upright boxes."""
 
@@ -41,14 +44,20 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or os.cpu_count() or 1)
 
 
-def load_model(path: str, tasks: tuple[str, ...] = ("detect",)) -> Any:
+def load_model(path: str, tasks: tuple[str, ...] = ("detect",), name: str | None = None) -> Any:
     """A model, from an architecture or from weights; of a file of weights only known classes are unpickled.
 
     ``ULTRALYTICS_SAFE_LOAD``, which the process's environment sets, makes the library load with
     ``torch.load(weights_only=True)`` and an allow-list of its own and torch's layers.
 
+    Args:
+        path: the file.
+        tasks: kinds of models that will do.
+        name: what the file is called in errors; None: by its path.
+
     Raises:
         RefusedError: it cannot be read, or is for another task.
+        MemoryError, RuntimeError: it needs more memory than there is.
     """
     from ultralytics.models import YOLO
     from ultralytics.utils import SAFE_LOAD
@@ -58,28 +67,42 @@ def load_model(path: str, tasks: tuple[str, ...] = ("detect",)) -> Any:
     try:
         model = YOLO(path, task="detect")
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = type(error).__name__
         if isinstance(error.__cause__, pickle.UnpicklingError):
             reason = "it is damaged, or holds more than layers of ultralytics and torch, and nothing else is unpickled"
-        raise RefusedError(f"{path} cannot be read as a YOLO model: {reason}") from error
+        raise RefusedError(f"{name or path} cannot be read as a YOLO model: {reason}") from error
     if model.task not in tasks:
-        raise RefusedError(f"{path} is a YOLO model for the task {model.task!r}; one for {tasks[0]!r} is needed")
+        raise RefusedError(
+            f"{name or path} is a YOLO model for the task {model.task!r}; one for {tasks[0]!r} is needed"
+        )
     return model
 
 
-def load_weights(path: str, tasks: tuple[str, ...] = ("detect",)) -> Any:
+def load_weights(path: str, tasks: tuple[str, ...] = ("detect",), sha256: str | None = None) -> Any:
     """A model from a file of weights, whatever the file is called.
 
-    The library takes some names, such as ``yolov5s.pt``, for others and looks for those: it sees a plain one, in the
-    working folder.
+    It is read from a copy in the working folder. The library takes some names, such as ``yolov5s.pt``, for others and
+    looks for those; and the file may be replaced while it is read.
+
+    Args:
+        path: the file.
+        tasks: kinds of models that will do.
+        sha256: that of the file's content, as it was when the run began; None: any will do.
 
     Raises:
-        RefusedError: it cannot be read, or is for another task.
+        RefusedError: it cannot be read, is for another task, or has another content.
+        MemoryError, RuntimeError: it needs more memory than there is.
     """
-    link = Path(LINKED_NAME)
-    link.unlink(missing_ok=True)
-    link.symlink_to(path)
+    copy = Path(COPIED_NAME)
     try:
-        return load_model(LINKED_NAME, tasks)
-    except RefusedError as error:
-        raise RefusedError(str(error).replace(LINKED_NAME, path, 1)) from error.__cause__
+        shutil.copyfile(path, copy)
+    except OSError as error:
+        raise RefusedError(f"{path} cannot be copied to {Path.cwd()}: {error.strerror}") from error
+    try:
+        if sha256 is not None and file_sha256(copy) != sha256:
+            raise RefusedError(f"{path} was replaced while it was in use; run it again")
+        return load_model(COPIED_NAME, tasks, path)
+    finally:
+        copy.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,11 +58,9 @@ def predict(
         on_progress: called with the images done and all images.
 
     Raises:
-        UserError: the training extra is missing, or memory ran out.
+        UserError: the training extra is missing, an image cannot be read, or memory ran out.
         YoloError: the process failed.
     """
-    import supervision as sv
-
     scratch = work_dir / f"predict-{uuid.uuid4().hex}"
     arguments: dict[str, object] = {"conf": LEAST_CONFIDENCE, "iou": NMS_IOU, "max_det": MOST_BOXES, "imgsz": imgsz}
     if device != "auto":
@@ -72,20 +71,33 @@ def predict(
         "batch": batch,
         "threads": threads,
         "output": str((scratch / "boxes.npz").absolute()),
+        "scratch": str(scratch.absolute()),
         "arguments": arguments,
     }
     try:
         result = run_worker("predict", job, scratch, lambda message: on_progress(message["done"], message["total"]))
-        with np.load(result["output"]) as table:
-            boxes = [
-                sv.Detections(
-                    xyxy=table["xyxy"][chosen],
-                    confidence=table["confidence"][chosen],
-                    class_id=table["class_id"][chosen],
-                )
-                for chosen in (table["image"] == index for index in range(len(images)))
-            ]
-            sizes = [(int(width), int(height)) for height, width in table["sizes"]]
+        return read_predictions(Path(result["output"]))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Predictions(boxes, sizes)
+
+
+def read_predictions(file: Path) -> Predictions:
+    """What the process found.
+
+    Args:
+        file: an ``.npz`` file with, for each box, in the order of the images, the ``image`` that it is in, its ``xyxy``
+            in pixels, ``confidence`` and ``class_id``; and for each image ``sizes``, its height and width in pixels.
+    """
+    import supervision as sv
+
+    with np.load(file) as table:
+        # Each access reads the array from the file.
+        image, xyxy, confidence, class_id, sizes = (
+            table[name] for name in ("image", "xyxy", "confidence", "class_id", "sizes")
+        )
+    edges = np.searchsorted(image, np.arange(len(sizes) + 1))
+    boxes = [
+        sv.Detections(xyxy=xyxy[start:end], confidence=confidence[start:end], class_id=class_id[start:end])
+        for start, end in pairwise(edges)
+    ]
+    return Predictions(boxes, [(int(width), int(height)) for height, width in sizes])

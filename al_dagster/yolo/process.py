@@ -4,26 +4,29 @@ import contextlib
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.memory import tells_of_too_little_memory
 from al_dagster.yolo.errors import YoloError
 
 PASSED_ON = (
     *("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "TEMP", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV"),
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
 )
 """Variables that the process inherits; keys, tokens and other libraries' settings stay outside."""
 
-PASSED_ON_PREFIXES = ("LC_", "NVIDIA_", "PYTORCH_")
+PASSED_ON_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "PYTORCH_")
+"""Those of CUDA say, among other things, which GPU has which number."""
 
 STOP_SECONDS = 5.0
 LAST_LINES = 15
-OUT_OF_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "can't allocate memory")
 SMALLER_TRAINING = "ran out of memory: lower 'batch' or 'imgsz' of the training configuration"
 MEMORY_ADVICE = {
     "train": SMALLER_TRAINING,
@@ -39,7 +42,101 @@ def require_train_extra() -> None:
         UserError: they are not.
     """
     if any(importlib.util.find_spec(name) is None for name in ("torch", "torchvision", "ultralytics")):
-        raise UserError("training needs the 'train' extra: pip install 'al_dagster[train]'")
+        raise UserError("YOLO models need the 'train' extra: pip install 'al_dagster[train]'")
+
+
+class Worker:
+    """A process of ultralytics; it ends with this one, and whatever it has started ends with it.
+
+    Args:
+        mode: ``train``, ``predict`` or ``detect``.
+        job: what it needs, as JSON; ``scratch`` names a folder that it removes when this process is gone.
+        work_dir: folder for the job, the process's log and the libraries' settings, and its working folder.
+
+    Raises:
+        UserError: the libraries are missing.
+    """
+
+    def __init__(self, mode: str, job: Mapping[str, Any], work_dir: Path) -> None:
+        require_train_extra()
+        self._mode = mode
+        self._log_file = work_dir / f"{mode}.log"
+        work_dir.mkdir(parents=True, exist_ok=True)
+        job_file = work_dir / f"{mode}.json"
+        job_file.write_text(json.dumps(job), encoding="utf-8")
+        with self._log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "al_dagster.yolo.worker", mode, str(job_file.resolve())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=work_dir,
+                env=worker_environment(work_dir),
+                # Ctrl-C reaches the parent alone, which then ends the process itself.
+                start_new_session=True,
+            )
+        self._watcher = threading.Thread(target=self._watch, name=f"{mode}-watcher", daemon=True)
+        self._watcher.start()
+
+    def _watch(self) -> None:
+        """Wait for the process, then end what it has left, which may hold its pipes open."""
+        self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    @property
+    def process_id(self) -> int | None:
+        """Its number; None once it has ended."""
+        return self._process.pid if self._process.poll() is None else None
+
+    @property
+    def requests(self) -> IO[bytes]:
+        """Where requests are written to."""
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def next_message(self) -> dict[str, Any] | None:
+        """The next message, which is waited for; None where there are no more, be it within a message."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            return None
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def kill(self) -> None:
+        """Have it end at once, whatever it is at."""
+        self._process.kill()
+
+    def wait(self) -> int:
+        """Wait until it has ended by itself; returns its exit status."""
+        self._watcher.join()
+        status: int = self._process.returncode
+        return status
+
+    def end(self) -> None:
+        """End it, if it still runs."""
+        with contextlib.suppress(BrokenPipeError):
+            self.requests.close()
+        self._watcher.join(STOP_SECONDS)
+        if self._watcher.is_alive():
+            self.kill()
+            self._watcher.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def failure(self) -> Exception:
+        """What it failed of, when it has ended by itself.
+
+        Returns:
+            A UserError where memory ran out or it was killed; else a YoloError with the last lines of its log.
+        """
+        status = self.wait()
+        log = self._log_file.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+        tail = [line.rstrip() for line in log.splitlines() if line.strip()][-LAST_LINES:]
+        if status == -signal.SIGKILL or any(map(tells_of_too_little_memory, tail)):
+            return UserError(f"{self._mode} {MEMORY_ADVICE[self._mode]}")
+        return YoloError("\n".join([f"{self._mode} ended with status {status}; its last lines:", *tail]))
 
 
 def run_worker(
@@ -49,7 +146,7 @@ def run_worker(
 
     Args:
         mode: ``train`` or ``predict``.
-        job: what the worker needs, as JSON.
+        job: what the worker needs, see ``Worker``.
         work_dir: folder for the job, the process's log and the libraries' settings.
         on_message: called with each message of the process, as it arrives.
 
@@ -61,51 +158,21 @@ def run_worker(
         YoloError: the process failed; the message ends with its last lines.
     """
     result: dict[str, Any] | None = None
-    process = start_worker(mode, job, work_dir)
+    worker = Worker(mode, job, work_dir)
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            message = json.loads(line)
+        while (message := worker.next_message()) is not None:
             if message["event"] == "result":
                 result = message
             else:
                 on_message(message)
-        status = process.wait()
+        status = worker.wait()
     finally:
-        end_worker(process)
+        worker.end()
     if status != 0 or result is None:
-        raise failure(mode, status, work_dir)
+        raise worker.failure()
     if "refused" in result:
         raise UserError(result["refused"])
     return result
-
-
-def start_worker(mode: str, job: Mapping[str, Any], work_dir: Path) -> "subprocess.Popen[bytes]":
-    """Start the process, with pipes to its input and from its answers.
-
-    Args:
-        mode: ``train``, ``predict`` or ``detect``.
-        job: what the worker needs, as JSON.
-        work_dir: folder for the job, the process's log and the libraries' settings, and its working folder.
-
-    Raises:
-        UserError: the libraries are missing.
-    """
-    require_train_extra()
-    work_dir.mkdir(parents=True, exist_ok=True)
-    job_file = work_dir / f"{mode}.json"
-    job_file.write_text(json.dumps(job), encoding="utf-8")
-    with _log_file(work_dir, mode).open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "al_dagster.yolo.worker", mode, str(job_file.resolve())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=work_dir,
-            env=worker_environment(work_dir),
-            # Ctrl-C reaches the parent alone, which then ends the process itself.
-            start_new_session=True,
-        )
 
 
 def worker_environment(work_dir: Path) -> dict[str, str]:
@@ -131,34 +198,3 @@ def worker_environment(work_dir: Path) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "PYTHONIOENCODING": "utf-8",
     }
-
-
-def end_worker(process: "subprocess.Popen[bytes]") -> None:
-    """End the process and whatever it started, if it still runs."""
-    if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-def failure(mode: str, status: int, work_dir: Path) -> Exception:
-    """What a process that ended by itself with this status failed of.
-
-    Returns:
-        A UserError where memory ran out or the process was killed; else a YoloError with the last lines of its log.
-    """
-    log = _log_file(work_dir, mode).read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
-    tail = [line.rstrip() for line in log.splitlines() if line.strip()][-LAST_LINES:]
-    if status == -9 or any(sign in line.lower() for line in tail for sign in OUT_OF_MEMORY):
-        return UserError(f"{mode} {MEMORY_ADVICE[mode]}")
-    return YoloError("\n".join([f"{mode} ended with status {status}; its last lines:", *tail]))
-
-
-def _log_file(work_dir: Path, mode: str) -> Path:
-    return work_dir / f"{mode}.log"

@@ -1,14 +1,26 @@
 """How images travel to the process: a line of JSON with their sizes, then their pixels."""
 
 import json
+import math
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Request = tuple[list[NDArray[np.uint8]], dict[str, Any]]
-"""Images, (height, width, 3) RGB each, and what to find in them."""
+DRAINED_BYTES = 65536
+
+
+class Request(NamedTuple):
+    """Images, and what to find in them.
+
+    Args:
+        images: (height, width, 3), uint8, RGB, each; None where they needed more memory than there was.
+        arguments: those of the prediction.
+    """
+
+    images: list[NDArray[np.uint8]] | None
+    arguments: dict[str, Any]
 
 
 def write_request(stream: IO[bytes], images: Sequence[NDArray[np.uint8]], arguments: dict[str, Any]) -> None:
@@ -33,13 +45,25 @@ def write_request(stream: IO[bytes], images: Sequence[NDArray[np.uint8]], argume
 
 
 def read_request(stream: IO[bytes]) -> Request | None:
-    """The next images and arguments that were sent; None where the stream ends, be it within an image."""
+    """The next request that was sent, taken to its end; None where the stream ends, be it within an image."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         return None
     header = json.loads(line)
-    images = [np.empty((height, width, 3), np.uint8) for height, width in header["sizes"]]
-    for image in images:
-        if stream.readinto(image.data.cast("B")) < image.nbytes:  # type: ignore[attr-defined]
-            return None
-    return images, header["arguments"]
+    sizes = [(height, width, 3) for height, width in header["sizes"]]
+    try:
+        images: list[NDArray[np.uint8]] | None = [np.empty(size, np.uint8) for size in sizes]
+    except MemoryError:
+        images = None
+    if images is None:
+        whole = _drain(stream, sum(map(math.prod, sizes)))
+    else:
+        whole = all(stream.readinto(image.data.cast("B")) == image.nbytes for image in images)  # type: ignore[attr-defined]
+    return Request(images, header["arguments"]) if whole else None
+
+
+def _drain(stream: IO[bytes], size: int) -> bool:
+    """Read so many bytes and keep none; returns whether there were as many."""
+    while size > 0 and (chunk := stream.read(min(size, DRAINED_BYTES))):
+        size -= len(chunk)
+    return size == 0

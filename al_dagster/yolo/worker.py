@@ -3,11 +3,14 @@
 It alone imports ultralytics, so that its licence, its globals and its crashes stay in a process of their own. It
 answers in lines of JSON on standard output; everything that the libraries print goes to standard error. Requests, which
 only ``detect`` has, come on standard input. When that is closed, that is, when the process that started it is gone, it
-ends.
+removes the folder that the job calls ``scratch``, if it names one, and ends with whatever it has started.
 """
 
+import contextlib
 import json
 import os
+import shutil
+import signal
 import sys
 import threading
 import traceback
@@ -24,8 +27,8 @@ def main(arguments: list[str]) -> int:
     mode, job_file = arguments
     emit = _answer_channel()
     requests: SimpleQueue[Request] = SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    threading.Thread(target=_listen, args=(requests, job.get("scratch")), daemon=True).start()
     prepare_library()
     try:
         result = JOBS[mode](job, emit, requests)
@@ -46,13 +49,18 @@ def _answer_channel() -> Emit:
     return emit
 
 
-def _listen(requests: "SimpleQueue[Request]") -> None:
+def _listen(requests: "SimpleQueue[Request]", scratch: str | None) -> None:
     """Take requests as they come, and leave at once when no more can come, whatever the process is doing."""
     try:
         # Not sys.stdin: the interpreter locks that when it ends, while this thread still reads it.
         stream = os.fdopen(os.dup(0), "rb")
         while (request := read_request(stream)) is not None:
             requests.put(request)
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        # Of its own group, if it has one: a shell's is not ended.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpid(), signal.SIGKILL)
     except BaseException:
         traceback.print_exc()
     os._exit(3)

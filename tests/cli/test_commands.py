@@ -18,6 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from al_dagster.core.project import parse_project
+from al_dagster.core.settings import Settings
+from al_dagster.registry.database import open_registry
+from al_dagster.registry.projects import list_projects, save_project
+
 COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "calibrate", "lineage", "doctor", "ui")
 GROUPS = {
     "objects": ("list", "show", "validate", "edit", "delete", "accept"),
@@ -79,6 +84,17 @@ def test_the_same_ingest_again_says_that_nothing_is_new(here: Callable, place: A
     said = here("ingest", place.images, "-p", "shapes", home=place.home)
     assert (said.status, said.out) == (0, f"{place.images}: nothing new; every file is labelled already\n")
     assert here("ingest", place.images / "0.bmp", "-p", "shapes", "--json", home=place.home).json == []
+
+
+def test_another_detector_leaves_the_weights_of_yolo_behind(here: Callable, tmp_path: Path) -> None:
+    models = {"detector": "yolo", "weights": "/w.pt"}
+    with open_registry(Settings(home=tmp_path / "home").database_url) as registry:
+        save_project(registry, parse_project({"name": "x", "classes": ["person"], "models": models}, "the test"))
+    assert "/w.pt: there is no such file" in here("ingest", "--again", "-p", "x").err
+    assert here("ingest", "--again", "-p", "x", "--detector", "opencv").status == 0
+    with open_registry(Settings(home=tmp_path / "home").database_url) as registry:
+        (project,) = list_projects(registry)
+    assert (project.models.detector, project.models.weights) == ("opencv", None)
 
 
 def test_a_file_name_with_line_breaks_stays_in_its_line(here: Callable, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def _is_one_line(said: Any) -> bool:
         (["ingest", ".", "-p", "x", "-c", "person", "--profile", "big"], ["profile", "embedded"]),
         (["ingest", ".", "-p", "x", "-c", "dragon"], ["'dragon'", "it knows", "person"]),
         (["ingest", ".", "-p", "x", "-c", "nut", "--support", "nowhere"], ["nowhere", "folder of example pictures"]),
+        (["ingest", ".", "-p", "x", "-c", "person", "--weights", "w.pt"], ["w.pt' are for the detector yolo alone"]),
+        (["ingest", ".", "-p", "x", "-c", "object"], ["'object' is what al_dagster calls"]),
         (["ingest", "--again", "-p", "x"], ["project 'x' is new"]),
         (["dataset", "create"], ["--name and --project"]),
         (["dataset", "create", "nowhere.yaml"], ["nowhere.yaml", "cannot be read"]),

@@ -79,6 +79,12 @@ def test_empty_and_repeated_classes_are_dropped_and_the_order_kept(given, kept):
             "unknown key 'detection.conf'; the keys are confidence, nms_iou",
         ),
         ("classes: [a]\ndetection: {confidence: 1.5}", "detection.confidence: Input should be less than or equal to 1"),
+        (
+            "classes: [a, Object]",
+            "classes: 'Object' is what al_dagster calls a thing it has no name for; call the class",
+        ),
+        ("classes: unknown", "classes: 'unknown' is what al_dagster calls a thing it has no name for; call the class"),
+        ("classes: [a]\nmodels: {weights: w.pt}", "models: weights 'w.pt' are for the detector yolo alone: name it as"),
         ("classes: [a]\nprofile: magic", "profile: Input should be 'embedded' or 'foundation'"),
         ("classes: [a]\nmodels: {embeder: x}", "unknown key 'models.embeder'; the keys are detector, segmenter,"),
         (

@@ -47,6 +47,18 @@ def test_frames_that_were_detected_are_not_detected_again(chain):
     assert again.table.equals(first.table, check_metadata=True)
 
 
+def test_where_everything_is_reused_the_detector_is_not_touched(chain):
+    first = chain.up_to("detections")
+    known = chain.models.detector
+
+    class Untouched:
+        model_id, revision = known.model_id, known.revision
+        images_per_call, least_confidence = known.images_per_call, known.least_confidence
+
+    chain.models = type(chain.models)(Untouched(), chain.models.segmenter, chain.models.embedder)
+    assert chain.detections().table.equals(first.table, check_metadata=True)
+
+
 def test_a_new_threshold_detects_again(chain):
     chain.up_to("detections")
     chain.project = chain.project.model_copy(

@@ -1,9 +1,9 @@
 import pytest
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.project import parse_project
+from al_dagster.core.project import PROPOSAL, parse_project
 from al_dagster.labelling.labels import classes_by_example, detector_prompts, final_label
-from al_dagster.vision.protocols import PROPOSAL, Prompt
+from al_dagster.vision.protocols import Prompt
 
 
 def test_classes_with_examples_are_proposed_and_the_others_asked_for_by_name(support_folder):

@@ -1,23 +1,32 @@
 import hashlib
+import importlib.metadata
+import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import supervision as sv
+import torch
 from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.geometry import iou_matrix
-from al_dagster.vision.protocols import PROPOSAL, Prompt
-from al_dagster.vision.torch_runtime import Runtime
+from al_dagster.core.project import PROPOSAL
+from al_dagster.vision.protocols import Prompt
+from al_dagster.vision.residency import GIB, Residency
+from al_dagster.vision.torch_runtime import Runtime, TorchModel
 from al_dagster.vision.yolo import YoloDetector
 from al_dagster.yolo.predict import Predictions, predict
 from al_dagster.yolo.process import worker_environment
@@ -170,6 +179,168 @@ def test_an_image_that_needs_too_much_memory_alone_is_one_sentence(
     assert same(detector.detect(images[:1], ALL)[0], expected)
 
 
+class Layer(TorchModel):
+    """One linear layer, which says when it is being loaded."""
+
+    model_id = "layer"
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.building = threading.Event()
+
+    def _build(self) -> torch.nn.Module:
+        self.building.set()
+        return torch.nn.Linear(16, 16).eval()
+
+    @property
+    def loaded(self) -> bool:
+        return self._module is not None
+
+
+@pytest.fixture
+def crowded(weights: Path, tmp_path: Path) -> Iterator[tuple[YoloDetector, Layer]]:
+    """A detector and a small model that share a budget of 1 GiB."""
+    runtime = Runtime("cpu", residency=Residency(1.0))
+    detector = YoloDetector(weights, runtime, tmp_path / "scratch", model_id="m", allow_pickle=True)
+    yield detector, Layer(runtime)
+    detector.unload()
+
+
+def test_images_that_there_is_no_memory_to_receive_go_in_smaller_batches(crowded: tuple[YoloDetector, Layer]) -> None:
+    detector, _ = crowded
+    large = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
+    (expected,) = detector.detect([large], ALL)
+    process = detector.resident.process_id
+    with little_memory_left(detector, 60 * 2**20):
+        found = detector.detect([large] * 12, ALL)
+    assert detector.resident.process_id == process
+    assert len(found) == 12
+    assert all(same(boxes, expected) for boxes in found)
+
+
+def test_with_a_budget_the_process_and_other_models_are_never_there_together(
+    crowded: tuple[YoloDetector, Layer], images: list[NDArray[np.uint8]]
+) -> None:
+    detector, layer = crowded
+    layer.load()
+    before = detector.detect(images[:1], ALL)[0]
+    assert detector.resident.process_id is not None
+    assert not layer.loaded
+    (job,) = detector.resident.scratch_dir.glob("*/detect.json")
+    assert json.loads(job.read_text()).items() >= {"max_bytes": GIB, "device": "cpu"}.items()
+    layer.load()
+    assert detector.resident.process_id is None
+    assert layer.loaded
+    assert same(detector.detect(images[:1], ALL)[0], before)
+    assert not layer.loaded
+
+
+def test_a_model_that_needs_the_room_waits_for_the_call_under_way(
+    crowded: tuple[YoloDetector, Layer], images: list[NDArray[np.uint8]]
+) -> None:
+    detector, layer = crowded
+    detector.load()
+    process = detector.resident.process_id
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    found: list[sv.Detections] = []
+    calling = threading.Thread(target=lambda: found.extend(detector.detect(images[:1], ALL)), daemon=True)
+    loading = threading.Thread(target=layer.load, daemon=True)
+    calling.start()
+    time.sleep(0.3)
+    loading.start()
+    assert layer.building.wait(5)
+    loading.join(0.3)
+    assert (loading.is_alive(), layer.loaded, found) == (True, False, [])
+    os.kill(process, signal.SIGCONT)
+    for thread in (calling, loading):
+        thread.join(20)
+        assert not thread.is_alive()
+    assert len(found) == 1
+    assert (layer.loaded, detector.resident.process_id) == (True, None)
+
+
+def test_unloading_frees_a_model_that_waits_for_a_call_that_is_never_answered(
+    crowded: tuple[YoloDetector, Layer], images: list[NDArray[np.uint8]]
+) -> None:
+    detector, layer = crowded
+    detector.load()
+    process = detector.resident.process_id
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    failed: list[Exception] = []
+
+    def call() -> None:
+        try:
+            detector.detect(images[:1], ALL)
+        except UserError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (call, layer.load, detector.unload)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.3)
+    try:
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    assert len(failed) == 1
+    assert (layer.loaded, detector.resident.process_id) == (True, None)
+
+
+class Yielding:
+    """A lock that others who wait for it have time to take when it is released."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+        time.sleep(0.1)
+
+
+def test_no_model_comes_between_the_start_of_the_process_and_the_call(
+    crowded: tuple[YoloDetector, Layer], images: list[NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector, layer = crowded
+    lock = Yielding()
+    monkeypatch.setattr(detector.runtime.residency, "lock", lock)
+    monkeypatch.setattr(layer, "_lock", lock)
+    detector.load()
+    with ThreadPoolExecutor(2) as threads:
+        with lock:
+            calling = threads.submit(detector.detect, images[:1], ALL)
+            time.sleep(0.2)
+            loading = threads.submit(layer.load)
+            time.sleep(0.2)
+        assert len(calling.result(60)) == 1
+        loading.result(60)
+    assert not (layer.loaded and detector.resident.process_id)
+
+
+def test_an_image_that_does_not_fit_is_tried_again_without_the_other_models(
+    detector: YoloDetector, images: list[NDArray[np.uint8]]
+) -> None:
+    detector.detect(images[:1], ALL)
+    layer = Layer(detector.runtime)
+    layer.load()
+    assert layer.loaded
+    image = np.zeros((4000, 3000, 3), np.uint8)
+    with (
+        little_memory_left(detector, image.nbytes * 3 // 2),
+        pytest.raises(UserError, match="needs more memory than the detector"),
+    ):
+        detector.detect([image], ALL)
+    assert not layer.loaded
+    assert detector.resident.process_id is not None
+
+
 @contextmanager
 def little_memory_left(detector: YoloDetector, left: int) -> Iterator[None]:
     """The detector's process can take so many bytes of memory more."""
@@ -195,15 +366,37 @@ def test_unloading_ends_the_process(detector: YoloDetector) -> None:
 
 
 def test_the_revision_follows_the_content_not_the_name(detector: YoloDetector, weights: Path, tmp_path: Path) -> None:
-    def revision(file: Path, given: str | None = None) -> str:
-        return YoloDetector(file, Runtime("cpu"), tmp_path, model_id="m", revision=given, allow_pickle=True).revision
+    def revision(file: Path) -> str:
+        return YoloDetector(file, Runtime("cpu"), tmp_path, model_id="m", allow_pickle=True).revision
 
     shutil.copy(weights, tmp_path / "copy.pt")
     (tmp_path / "other.pt").write_bytes(b"other weights")
     assert revision(tmp_path / "copy.pt") == detector.revision
     assert revision(tmp_path / "other.pt") != detector.revision
     assert detector.revision.startswith(hashlib.sha256(weights.read_bytes()).hexdigest()[:12] + ".")
-    assert revision(tmp_path / "other.pt", detector.revision[:12]) == detector.revision
+
+
+def test_the_revision_follows_the_release_of_the_library(
+    detector: YoloDetector, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "8.0.0" if name == "ultralytics" else version(name))
+    other = YoloDetector(weights, Runtime("cpu"), tmp_path, model_id="m", allow_pickle=True)
+    assert other.revision != detector.revision
+    assert other.revision[:13] == detector.revision[:13]
+
+
+def test_weights_that_were_replaced_are_never_recorded_under_the_old_revision(
+    weights: Path, images: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    file = tmp_path / "best.pt"
+    shutil.copyfile(weights, file)
+    detector = YoloDetector(file, Runtime("cpu"), tmp_path / "scratch", model_id="m", allow_pickle=True)
+    with file.open("ab") as end:
+        end.write(b"one more training")
+    with pytest.raises(UserError, match=r"best\.pt was replaced while it was in use; run it again"):
+        detector.detect(images[:1], ALL)
+    assert detector.resident.process_id is None
 
 
 @pytest.mark.parametrize(

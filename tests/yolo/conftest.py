@@ -1,6 +1,8 @@
+import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,16 +10,18 @@ from typing import Any
 import pytest
 
 from al_dagster.yolo.process import worker_environment
+from al_dagster.yolo.resident import ResidentModel
 
 BUILDER = Path(__file__).parents[2] / "benchmarks" / "checkpoints_yolo.py"
 
 LOADING = """
-import json, os, runpy, shutil, sys
+import json, os, resource, runpy, shutil, sys
 network = []
 sys.addaudithook(lambda event, arguments: network.append(event) if event.startswith("socket.") else None)
 import numpy as np
 import torch
 from pathlib import Path
+from al_dagster.core.memory import is_out_of_memory
 from al_dagster.yolo.library import BOX_TASKS, RefusedError, load_weights, prepare_library
 torch.set_num_threads(1)
 prepare_library()
@@ -39,17 +43,32 @@ checkpoint = torch.load("tiny.pt", weights_only=False)
 checkpoint["model"].hidden = Harmful("run-3")
 torch.save(checkpoint, "harmful-within.pt")
 
-def outcome(file, *tasks):
+def outcome(file, *tasks, sha256=None):
     try:
-        model = load_weights(str(Path(file).resolve()), *tasks)
+        model = load_weights(str(Path(file).resolve()), *tasks, sha256=sha256)
     except RefusedError as error:
         return str(error)
     (result,) = model.predict(np.zeros((64, 64, 3), np.uint8), verbose=False, conf=0.001)
     return [model.names[key] for key in sorted(model.names)] if result.boxes is not None else "no boxes"
 
-files = sorted(str(file) for file in Path().glob("*.pt") if file.name != "weights.pt")
+def lacks_memory(file):
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**20, resource.RLIM_INFINITY))
+    models = []
+    try:
+        while True:
+            models.append(load_weights(str(Path(file).resolve())))
+    except Exception as error:
+        return f"{is_out_of_memory(error)} {error!r}"
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+files = sorted(str(file) for file in Path().glob("*.pt"))
 found = {"outcome": {file: outcome(file, BOX_TASKS) for file in files}}
 found["as_training_start"] = outcome("outlines.pt")
+found["with_another_content"] = outcome("tiny.pt", BOX_TASKS, sha256="0" * 64)
+found["memory_ran_out"] = lacks_memory("tiny.pt")
+found["left"] = sorted(str(file) for file in Path().glob("*.pt"))
 found["executed"] = sorted(str(path) for path in Path().glob("run-*"))
 torch.load("harmful-within.pt", weights_only=False)
 found["executed_if_unrestricted"] = sorted(str(path) for path in Path().glob("run-*"))
@@ -82,3 +101,12 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 @pytest.fixture(scope="session")
 def weights(loaded: Loaded) -> Path:
     return loaded.folder / "tiny.pt"
+
+
+@pytest.fixture(scope="session")
+def make_resident() -> Callable[..., ResidentModel]:
+    def make(weights: Path, scratch_dir: Path, **options: Any) -> ResidentModel:
+        sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+        return ResidentModel(weights, scratch_dir, sha256=sha256, **({"device": "cpu", "threads": 1} | options))
+
+    return make

@@ -32,3 +32,16 @@ def test_a_model_of_outlines_gives_boxes_but_cannot_be_trained_from(loaded: Any)
 
 def test_loading_and_predicting_reach_for_no_network(loaded: Any) -> None:
     assert loaded.found["network"] == []
+
+
+def test_weights_whose_content_is_not_what_the_run_began_with_are_refused(loaded: Any) -> None:
+    file = loaded.folder / "tiny.pt"
+    assert loaded.found["with_another_content"] == f"{file} was replaced while it was in use; run it again"
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_damaged_file(loaded: Any) -> None:
+    assert loaded.found["memory_ran_out"].startswith("True ")
+
+
+def test_no_copy_of_the_weights_is_left(loaded: Any) -> None:
+    assert loaded.found["left"] == sorted(loaded.found["outcome"])

@@ -1,5 +1,8 @@
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,54 @@ import pytest
 from al_dagster.core.errors import UserError
 from al_dagster.yolo.errors import YoloError
 from al_dagster.yolo.predict import predict
-from al_dagster.yolo.process import require_train_extra, worker_environment
+from al_dagster.yolo.process import Worker, require_train_extra, run_worker, worker_environment
+
+STARTS_A_CHILD = """
+import subprocess, sys
+from pathlib import Path
+if "al_dagster.yolo.worker" in sys.orig_argv:
+    child = subprocess.Popen(["sleep", "60"], close_fds=False)
+    Path({file!r}).write_text(str(child.pid))
+"""
+IS_KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+WAITS = "import time; time.sleep(60)"
+
+STARTS_A_WORKER_AND_IS_KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from al_dagster.yolo.process import Worker
+Worker("detect", {}, Path(sys.argv[1]))
+while not Path(sys.argv[2]).exists():
+    time.sleep(0.02)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def child_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The worker starts a process of its own, which holds the worker's pipes, and whose number is written here."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(STARTS_A_CHILD.format(file=str(tmp_path / "child")))
+    return tmp_path / "child"
+
+
+def add_to_start(folder: Path, code: str) -> None:
+    with (folder / "sitecustomize.py").open("a") as file:
+        file.write(f"    {code}\n")
+
+
+def wait_until_gone(process: int) -> None:
+    deadline = time.monotonic() + 20
+    while runs(process) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not runs(process)
+
+
+def runs(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2][:3]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 def test_secrets_and_other_libraries_settings_stay_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,6 +67,13 @@ def test_secrets_and_other_libraries_settings_stay_outside(tmp_path: Path, monke
     assert "from outside" not in environment.values()
     assert environment["YOLO_OFFLINE"] == "1"
     assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_the_gpus_have_the_same_numbers_in_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"CUDA_VISIBLE_DEVICES": "1,0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert given.items() <= worker_environment(tmp_path).items()
 
 
 def test_without_the_extra_training_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +103,58 @@ def test_a_process_killed_by_the_system_for_its_memory_is_one_sentence(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(UserError, match="ran out of memory: lower 'batch' or 'imgsz'"):
         predict(tmp_path / "best.pt", [], tmp_path, imgsz=64)
+
+
+def test_a_killed_process_takes_along_what_it_has_started_and_is_not_waited_for(
+    tmp_path: Path, child_file: Path
+) -> None:
+    add_to_start(tmp_path, IS_KILLED)
+    started = time.monotonic()
+    with pytest.raises(UserError, match="ran out of memory"):
+        run_worker("predict", {}, tmp_path / "work", lambda message: None)
+    assert time.monotonic() - started < 30
+    wait_until_gone(int(child_file.read_text()))
+
+
+def test_ending_a_process_ends_what_it_has_started(tmp_path: Path, child_file: Path) -> None:
+    add_to_start(tmp_path, WAITS)
+    worker = Worker("detect", {}, tmp_path / "work")
+    deadline = time.monotonic() + 20
+    while not (child_file.exists() and child_file.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child = int(child_file.read_text())
+    assert runs(child)
+    worker.kill()
+    worker.end()
+    assert worker.process_id is None
+    wait_until_gone(child)
+
+
+def test_what_a_process_has_started_ends_when_the_parent_is_killed(tmp_path: Path, child_file: Path) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", STARTS_A_WORKER_AND_IS_KILLED, str(tmp_path / "work"), str(child_file)],
+        capture_output=True,
+        timeout=60,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    wait_until_gone(int(child_file.read_text()))
+
+
+@pytest.mark.parametrize("said", [b'{"event": "result", "na', b'{"event": "images", "done": 1, "total": 2}'])
+def test_a_message_that_is_cut_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import os, signal; os.write(1, {said!r}); os._exit(7)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(YoloError, match="predict ended with status 7"):
+        run_worker("predict", {}, tmp_path / "work", lambda message: pytest.fail(f"{message}"))
+
+
+@pytest.mark.parametrize(
+    "line", ["std::bad_alloc", "RuntimeError: DefaultCPUAllocator: not enough memory", "cudaError: ALLOC_FAILED"]
+)
+def test_a_process_whose_last_lines_tell_of_too_little_memory_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import os; os.write(2, {line.encode()!r}); os._exit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(UserError, match="ran out of memory: lower"):
+        run_worker("predict", {}, tmp_path / "work", lambda message: None)

@@ -1,33 +1,43 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
+from al_dagster.yolo.errors import YoloError
 from al_dagster.yolo.resident import ResidentModel
 
 STARTS_AND_IS_KILLED = """
-import os, signal, sys
+import hashlib, os, signal, sys
 from pathlib import Path
 from al_dagster.yolo.resident import ResidentModel
-model = ResidentModel(Path(sys.argv[1]), Path(sys.argv[2]), device="cpu")
+weights = Path(sys.argv[1])
+sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+model = ResidentModel(weights, Path(sys.argv[2]), sha256=sha256, device="cpu")
 model.start()
+assert len(list(model.scratch_dir.iterdir())) == 1
 print(model.process_id, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.fixture(scope="module")
-def resident(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ResidentModel]:
-    model = ResidentModel(weights, tmp_path_factory.mktemp("scratch"), device="cpu", threads=1)
+def resident(
+    weights: Path, make_resident: Callable[..., ResidentModel], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ResidentModel]:
+    model = make_resident(weights, tmp_path_factory.mktemp("scratch"))
     yield model
     model.stop()
 
@@ -38,7 +48,7 @@ def find(model: ResidentModel) -> list[NDArray[np.float64]]:
 
 
 def test_one_process_answers_many_calls(resident: ResidentModel) -> None:
-    assert resident.process_id is None
+    assert (resident.process_id, resident.names) == (None, ())
     first = find(resident)
     process = resident.process_id
     again = find(resident)
@@ -79,6 +89,78 @@ def test_a_process_killed_during_a_call_is_one_sentence_and_the_next_call_starts
     assert len(find(resident)) == 2
 
 
+@contextmanager
+def stuck_call(model: ResidentModel) -> Iterator["Future[list[NDArray[np.float64]]]"]:
+    """A call under way that the process does not answer."""
+    model.start()
+    process = model.process_id
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(find, model)
+        try:
+            time.sleep(0.3)
+            assert not call.done()
+            yield call
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def test_stopping_does_not_wait_for_a_call_that_is_never_answered(resident: ResidentModel) -> None:
+    with stuck_call(resident) as call:
+        stopping = threading.Thread(target=resident.stop)
+        stopping.start()
+        stopping.join(10)
+        assert not stopping.is_alive()
+        with pytest.raises(UserError, match="detect was killed"):
+            call.result(10)
+    assert resident.process_id is None
+    assert list(resident.scratch_dir.iterdir()) == []
+
+
+def test_unloading_waits_for_the_call_that_is_under_way(resident: ResidentModel) -> None:
+    with stuck_call(resident) as call:
+        process = resident.process_id
+        assert process is not None
+        unloading = threading.Thread(target=resident.unload)
+        unloading.start()
+        unloading.join(0.3)
+        assert unloading.is_alive()
+        assert not call.done()
+        os.kill(process, signal.SIGCONT)
+        assert len(call.result(20)) == 2
+        unloading.join(10)
+        assert not unloading.is_alive()
+    assert resident.process_id is None
+
+
+def test_weights_that_were_replaced_are_refused_when_the_process_starts_again(
+    weights: Path, make_resident: Callable[..., ResidentModel], tmp_path: Path
+) -> None:
+    file = tmp_path / "best.pt"
+    shutil.copyfile(weights, file)
+    model = make_resident(file, tmp_path / "scratch")
+    model.start()
+    model.unload()
+    shutil.copyfile(weights.with_name("outlines.pt"), file)
+    with pytest.raises(UserError, match=r"best\.pt was replaced while it was in use; run it again$"):
+        find(model)
+    assert (model.process_id, len(model.names)) == (None, 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+def test_the_process_holds_itself_to_the_budget_before_the_model_goes_to_a_gpu(
+    weights: Path, make_resident: Callable[..., ResidentModel], tmp_path: Path
+) -> None:
+    """Where there is no GPU it fails at that, while without a budget it does not ask for the GPU so early."""
+    with pytest.raises(YoloError, match="in limit_gpu_memory"):
+        make_resident(weights, tmp_path, device="cuda:1", max_bytes=2**30).start()
+    without = make_resident(weights, tmp_path, device="cuda:1")
+    without.start()
+    without.stop()
+
+
 def test_stopping_ends_the_process_and_leaves_no_scratch(resident: ResidentModel) -> None:
     resident.start()
     process = resident.process_id
@@ -97,6 +179,7 @@ def test_the_process_ends_with_its_parent(weights: Path, tmp_path: Path) -> None
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     _wait_until_gone(int(killed.stdout.split()[-1]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def _wait_until_gone(process: int) -> None:

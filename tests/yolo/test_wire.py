@@ -16,8 +16,9 @@ def test_images_arrive_as_they_were_sent() -> None:
     stream.seek(0)
     first, second = read_request(stream), read_request(stream)
     assert first is not None
-    assert all(np.array_equal(sent, found) for sent, found in zip(images, first[0], strict=True))
-    assert (first[1], second) == ({"conf": 0.05}, ([], {}))
+    assert first.images is not None
+    assert all(np.array_equal(sent, found) for sent, found in zip(images, first.images, strict=True))
+    assert (first.arguments, second) == ({"conf": 0.05}, ([], {}))
     assert read_request(stream) is None
 
 
@@ -33,3 +34,11 @@ def test_a_stream_that_ends_within_a_request_has_none_left() -> None:
 def test_what_is_no_image_is_not_sent(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="must be uint8 of shape"):
         write_request(io.BytesIO(), [image], {})
+
+
+def test_images_that_no_memory_can_hold_are_read_past() -> None:
+    """The process itself says so in ``tests/vision/test_yolo.py``; here the stream ends before they do."""
+    header = b'{"sizes": [[4, 4], [4194304, 4194304]], "arguments": {}}\n'
+    stream = io.BytesIO(header + bytes(200_000))
+    assert read_request(stream) is None
+    assert stream.read() == b""
