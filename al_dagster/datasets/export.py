@@ -12,11 +12,12 @@ import structlog
 from filelock import FileLock
 
 from al_dagster.core.errors import UnreadableFileError, UserError
+from al_dagster.core.hashing import file_sha256
 from al_dagster.core.progress import report
 from al_dagster.datasets.export_coco import write_coco
 from al_dagster.datasets.export_yolo import write_yolo
 from al_dagster.datasets.frozen import DatasetImage, FrozenDataset
-from al_dagster.datasets.images import PlacedImage, file_sha256, image_folder, link_or_copy, place_image
+from al_dagster.datasets.images import PlacedImage, image_folder, link_or_copy, place_image
 from al_dagster.datasets.manifest import describe, is_intact, read_manifest, write_manifest
 from al_dagster.datasets.splits import SPLITS
 from al_dagster.registry.database import Registry

@@ -10,6 +10,7 @@ from typing import Literal
 from PIL import Image as Pillow
 
 from al_dagster.core.errors import UnreadableFileError
+from al_dagster.core.hashing import file_sha256
 from al_dagster.datasets.frozen import DatasetImage
 from al_dagster.media.reading import open_file, read_image
 
@@ -73,12 +74,6 @@ def link_or_copy(original: Path, target: Path) -> Placing:
         shutil.copyfile(original, target)
         return "copied"
     return "linked"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _inspect(path: Path, image_format: str) -> tuple[str, bool]:

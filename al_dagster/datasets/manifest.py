@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.hashing import file_sha256
 from al_dagster.datasets.frozen import FrozenDataset
-from al_dagster.datasets.images import file_sha256
 from al_dagster.datasets.splits import SPLITS
 
 MANIFEST = "manifest.json"

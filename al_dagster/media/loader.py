@@ -1,4 +1,4 @@
-"""Decoded images, shared by the stages of a run: each is decoded once, ahead of the stage that asks for it."""
+"""Decoded images, shared by the stages of a run as far as the cache holds them, decoded ahead of who asks for them."""
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence

@@ -1,11 +1,11 @@
 """What a training starts from, an architecture or weights that are already here, and the model that came of it."""
 
-import hashlib
 import importlib.util
 import re
 from pathlib import Path
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.hashing import file_sha256
 from al_dagster.training.tracking import Tracking
 
 ARCHITECTURE = re.compile(r"(yolo(?:v?\d+))([a-z])\.ya?ml")
@@ -25,8 +25,7 @@ def check_model(model: str) -> str:
     """
     path = Path(model)
     if path.suffix in (".pt", ".yaml", ".yml") and path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     if path.suffix == ".pt":
         raise UserError(
             f"model {model}: there is no such file, and weights are never downloaded; "

@@ -5,13 +5,11 @@ renamed into place. A process that is killed leaves a staging folder, which the 
 """
 
 import contextlib
-import errno
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -21,17 +19,16 @@ from al_dagster.core.settings import load_settings
 from al_dagster.vision.catalog import ModelCard, get_card
 from al_dagster.vision.hub import download, list_repository
 from al_dagster.vision.pickles import PICKLES, choose_pickles, convert_pickles
+from al_dagster.vision.room import check_room, room_told
 from al_dagster.vision.weights import (
     MANIFEST,
-    MB,
-    FileRecord,
     Manifest,
     Weights,
     differences,
     find,
     hash_reporter,
     read_manifest,
-    sha256_of,
+    record,
 )
 
 CONFIG = "config.json"
@@ -80,7 +77,9 @@ def fetch(
     card, root = get_card(name), (models_dir or load_settings().models_dir).absolute()
     if source is not None and revision is not None:
         raise UserError("give either --from or --revision; a folder has no revisions")
-    with _alone(root, name):
+    if source is None and (weights := _whole(card, root, revision)) is not None:
+        return Fetched(weights, new=False)
+    with _alone(root, name), room_told():
         _put_back(root, name)
         if source is not None:
             return _from_folder(card, root, source.absolute(), allow_pickle)
@@ -88,29 +87,29 @@ def fetch(
 
 
 def _from_hub(card: ModelCard, root: Path, revision: str | None, allow_pickle: bool) -> Fetched:
-    standing, whole = _standing(root / card.name)
+    weights = _whole(card, root, revision)
+    if weights is not None:
+        return Fetched(weights, new=False)
+    standing = _standing(root / card.name)
     if revision is None and standing is not None and standing.commit is None:
-        if whole:
-            return Fetched(find(card.name, root), new=False)
         raise UserError(
             f"model {card.name} in {root} is damaged and came from {standing.origin}; take it from there again by "
             f"`al models fetch {card.name} --from {standing.origin}`, or from the hub by --revision {card.commit}"
         )
     wanted = revision or (standing and standing.commit) or card.commit
-    if whole and standing is not None and standing.commit == wanted:
-        return Fetched(find(card.name, root), new=False)
     listing = list_repository(card.repository, wanted)
-    if whole and standing is not None and standing.commit == listing.commit:
-        return Fetched(find(card.name, root), new=False)
+    weights = _whole(card, root, listing.commit)
+    if weights is not None:
+        return Fetched(weights, new=False)
     taken = _choose([file.name for file in listing.files], card.repository, allow_pickle)
     files = [file for file in listing.files if file.name in taken]
     stage = _stage(root, card.name, listing.commit[:12])
     total = sum(file.size for file in files)
-    _check_room(root, sum(file.size for file in files if not (stage / file.name).is_file()))
+    check_room(root, sum(file.size for file in files if not (stage / file.name).is_file()))
     downloaded = hash_reporter(f"{card.name}, MB", total)
     for file in files:
         download(listing, file, stage, downloaded)
-    shutil.rmtree(stage / ".cache", ignore_errors=True)
+    _clear_leavings(stage)
     _finish(card, stage, allow_pickle, repository=card.repository, commit=listing.commit, origin=listing.endpoint)
     return _place(card, root, stage)
 
@@ -121,22 +120,25 @@ def _from_folder(card: ModelCard, root: Path, source: Path, allow_pickle: bool) 
     repository = commit = None
     if (source / MANIFEST).is_file():
         manifest = read_manifest(source)
+        if manifest.name != card.name:
+            raise UserError(
+                f"--from {source} holds {manifest.name}, not {card.name}; "
+                f"`al models fetch {manifest.name} --from {source}` takes it"
+            )
         wrong = differences(source, manifest)
         if wrong:
             raise UserError(f"--from {source}: {wrong[0]}, so it is no whole copy of {manifest.name}; copy it again")
         repository, commit = manifest.repository, manifest.commit
     names = [path.name for path in source.iterdir() if path.is_file() and path.name != MANIFEST]
     taken = sorted(_choose(names, str(source), allow_pickle))
-    standing, whole = _standing(root / card.name)
+    here = _whole(card, root, None)
     stage = _stage(root, card.name, "folder")
     for name in taken:
-        with _room_told():
-            shutil.copyfile(source / name, stage / name)
-    _finish(card, stage, allow_pickle, repository=repository, commit=commit, origin=str(source))
-    recorded = read_manifest(stage)
-    if whole and standing is not None and (standing.files, standing.commit) == (recorded.files, recorded.commit):
+        shutil.copyfile(source / name, stage / name)
+    staged = _finish(card, stage, allow_pickle, repository=repository, commit=commit, origin=str(source))
+    if here is not None and (here.revision, here.commit) == (staged.revision, staged.commit):
         shutil.rmtree(stage)
-        return Fetched(find(card.name, root), new=False)
+        return Fetched(here, new=False)
     return _place(card, root, stage)
 
 
@@ -161,23 +163,12 @@ def _choose(names: Iterable[str], where: str, allow_pickle: bool) -> set[str]:
 
 def _finish(
     card: ModelCard, stage: Path, allow_pickle: bool, *, repository: str | None, commit: str | None, origin: str
-) -> None:
+) -> Weights:
     """Make a staging folder a model: its pickles converted, its kind checked, every file recorded."""
     if allow_pickle:
-        with _room_told():
-            convert_pickles(stage)
+        convert_pickles(stage)
     _check_kind(card, stage, origin)
-    files = sorted(path for path in stage.iterdir() if path.name != MANIFEST)
-    hashed = hash_reporter(f"{card.name}, MB recorded", sum(path.stat().st_size for path in files))
-    manifest = Manifest(
-        name=card.name,
-        repository=repository,
-        commit=commit,
-        origin=origin,
-        fetched_at=datetime.now(UTC),
-        files={path.name: FileRecord(sha256=sha256_of(path, hashed), size=path.stat().st_size) for path in files},
-    )
-    (stage / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    return record(stage, card.name, origin=origin, repository=repository, commit=commit)
 
 
 def _check_kind(card: ModelCard, stage: Path, origin: str) -> None:
@@ -193,12 +184,17 @@ def _check_kind(card: ModelCard, stage: Path, origin: str) -> None:
         )
 
 
-def _standing(folder: Path) -> tuple[Manifest | None, bool]:
-    """What is installed, if anything, and whether every file is as recorded; a folder of others is not touched."""
-    if not folder.is_dir():
-        return None, False
-    manifest = read_manifest(folder)
-    return manifest, not differences(folder, manifest)
+def _standing(folder: Path) -> Manifest | None:
+    """What is installed, if anything; a folder of others is not touched."""
+    return read_manifest(folder) if folder.is_dir() else None
+
+
+def _whole(card: ModelCard, root: Path, commit: str | None) -> Weights | None:
+    """The installed model, where it is of this commit, or of any for None, and every file is as recorded."""
+    standing = _standing(root / card.name)
+    if standing is None or commit not in (None, standing.commit) or differences(root / card.name, standing):
+        return None
+    return find(card.name, root)
 
 
 def _stage(root: Path, name: str, what: str) -> Path:
@@ -207,9 +203,18 @@ def _stage(root: Path, name: str, what: str) -> Path:
     for other in root.glob(f".{name}@*.part"):
         if other != stage or what == "folder":
             shutil.rmtree(other)
-    shutil.rmtree(stage / ".cache", ignore_errors=True)
     stage.mkdir(exist_ok=True)
+    _clear_leavings(stage)
     return stage
+
+
+def _clear_leavings(stage: Path) -> None:
+    """Remove what the hub's client and safetensors keep beside a file while they write it."""
+    for path in stage.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _place(card: ModelCard, root: Path, stage: Path) -> Fetched:
@@ -256,23 +261,3 @@ def _alone(root: Path, name: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _check_room(root: Path, needed: int) -> None:
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise UserError(
-            f"{root} has {free // MB} MB free and the model needs {needed // MB} MB; make room, or set AL_MODELS to a "
-            "folder on a larger disk"
-        )
-
-
-@contextlib.contextmanager
-def _room_told() -> Iterator[None]:
-    """Say in one sentence that the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UserError("the disk is full; make room, or set AL_MODELS to a folder on a larger disk") from None

@@ -1,15 +1,16 @@
 """The model hub: what a repository holds at a commit, and its files, checked against what the hub says of them."""
 
 import contextlib
-import errno
 import hashlib
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from al_dagster.core.errors import UserError
-from al_dagster.vision.weights import require_foundation_extra, sha256_of
+from al_dagster.core.hashing import file_sha256
+from al_dagster.vision.weights import require_foundation_extra
 
 ANOTHER_WAY = "`--from FOLDER` takes a copy made on another machine"
 INTERRUPTED = "the same command again goes on with the files that are whole"
@@ -36,7 +37,7 @@ class RemoteFile:
         if not path.is_file() or path.stat().st_size != self.size:
             return False
         if self.sha256 is not None:
-            return sha256_of(path) == self.sha256
+            return file_sha256(path) == self.sha256
         return self.blob_id is None or _blob_id(path) == self.blob_id
 
 
@@ -86,7 +87,8 @@ def download(listing: Listing, file: RemoteFile, folder: Path, downloaded: Calla
         downloaded: called with the bytes since it was last called.
 
     Raises:
-        UserError: what ``list_repository`` raises, or the download was cut off, damaged, or the disk is full.
+        UserError: what ``list_repository`` raises, or the download was cut off or damaged.
+        OSError: such as that the disk is full.
     """
     path = folder / file.name
     if file.is_at(path):
@@ -158,9 +160,14 @@ def _told(repository: str, revision: str, endpoint: str) -> Iterator[None]:
         raise UserError(f"{repository} has no revision {revision} at {endpoint}; give another by --revision") from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"{endpoint} has no repository {repository}, or it is private, which needs a token in HF_TOKEN"
+            f"{endpoint} has no repository {repository}, or it is private, which needs a valid token in HF_TOKEN"
         ) from None
     except errors.HfHubHTTPError as error:
+        if error.response.status_code == HTTPStatus.UNAUTHORIZED:
+            raise UserError(
+                f"{endpoint} refuses the token in HF_TOKEN, or that of `hf auth login`, for {repository}; renew it, or "
+                "remove it where none is needed"
+            ) from None
         raise UserError(
             f"{endpoint} answered {error.response.status_code} for {repository}; try later, or {ANOTHER_WAY}"
         ) from None
@@ -172,8 +179,6 @@ def _reason(error: Exception, repository: str, endpoint: str) -> Exception:
     """The error to raise for one that is not the hub's own answer: itself, where the user can do nothing about it."""
     from huggingface_hub import errors
 
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return UserError("the disk is full; make room, or set AL_MODELS to a folder on a larger disk")
     # HfHubHTTPError derives from the HTTP library's own base of errors; which library that is depends on the release.
     transport = errors.HfHubHTTPError.__bases__[0]
     if isinstance(error, (transport, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError)):

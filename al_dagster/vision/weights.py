@@ -8,21 +8,21 @@ import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.hashing import file_sha256
 from al_dagster.core.progress import report
 from al_dagster.core.settings import load_settings
 from al_dagster.vision.catalog import CATALOG, get_card
 
 MANIFEST = "al_manifest.json"
 REVISION_LENGTH = 12
-CHUNK_BYTES = 8 * 2**20
-EXTRA = ("huggingface_hub", "safetensors", "timm", "torch", "torchvision", "transformers")
 MB = 10**6
+EXTRA = ("huggingface_hub", "safetensors", "timm", "torch", "torchvision", "transformers")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,15 @@ class Weights:
     revision: str
     commit: str | None
     size_bytes: int
+
+    def check(self) -> None:
+        """Check that the folder holds this model still; called when its files have been read.
+
+        Raises:
+            UserError: the model was replaced since it was found.
+        """
+        if read_manifest(self.folder).revision != self.revision:
+            raise UserError(f"model {self.name} was replaced during this run; run it again")
 
 
 class FileRecord(BaseModel):
@@ -131,9 +140,7 @@ def differences(folder: Path, manifest: Manifest) -> list[str]:
     found = []
     hashed = hash_reporter(f"{manifest.name}, MB verified", manifest.size_bytes)
     for file, record in sorted(manifest.files.items()):
-        wrong = _misfit(folder / file, record)
-        if wrong is None and sha256_of(folder / file, hashed) != record.sha256:
-            wrong = "has other content than recorded"
+        wrong = _misfit(folder / file, record) or _other_content(folder / file, record, hashed)
         if wrong:
             found.append(f"{file} {wrong}")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
@@ -151,15 +158,46 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of an installed model.
 
     Raises:
-        UserError: there is none, or it is not one.
+        UserError: there is none, it is not one, or it may not be read.
     """
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         wrong = f"{folder} has no {MANIFEST}, so it was not put there by `al models fetch`"
+    except OSError as error:
+        raise UserError(
+            f"{folder / MANIFEST} cannot be read: {error.strerror}; give its reader leave, or set AL_MODELS to another "
+            "folder"
+        ) from None
     except ValidationError:
         wrong = f"{folder / MANIFEST} cannot be read"
     raise UserError(f"{wrong}; move it elsewhere, and `al models fetch {folder.name} --from FOLDER` takes a copy of it")
+
+
+def record(
+    folder: Path, name: str, *, origin: str, repository: str | None = None, commit: str | None = None
+) -> Weights:
+    """Write the manifest of a folder, which makes it a model; reads every file.
+
+    Args:
+        folder: the files of the model, none of them in a folder of its own.
+        name: of the model.
+        origin: see ``Manifest``, as for the others.
+        repository: where the files came from the hub.
+        commit: of that repository.
+    """
+    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    hashed = hash_reporter(f"{name}, MB recorded", sum(path.stat().st_size for path in files))
+    manifest = Manifest(
+        name=name,
+        repository=repository,
+        commit=commit,
+        origin=origin,
+        fetched_at=datetime.now(UTC),
+        files={path.name: FileRecord(sha256=file_sha256(path, hashed), size=path.stat().st_size) for path in files},
+    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+    return Weights(name, folder, manifest.revision, commit, manifest.size_bytes)
 
 
 def require_foundation_extra() -> None:
@@ -170,16 +208,6 @@ def require_foundation_extra() -> None:
     """
     if any(importlib.util.find_spec(name) is None for name in EXTRA):
         raise UserError("foundation models need the 'foundation' extra: pip install 'al_dagster[foundation]'")
-
-
-def sha256_of(path: Path, hashed: Callable[[int], None] = lambda count: None) -> str:
-    """SHA-256 of a file in hexadecimal; ``hashed`` is called with the bytes read since it was last called."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            hashed(len(chunk))
-    return digest.hexdigest()
 
 
 def hash_reporter(step: str, total_bytes: int) -> Callable[[int], None]:
@@ -203,6 +231,13 @@ def _misfit(path: Path, record: FileRecord) -> str | None:
         return "is missing"
     size = path.stat().st_size
     return None if size == record.size else f"has {size} bytes instead of {record.size}"
+
+
+def _other_content(path: Path, record: FileRecord, hashed: Callable[[int], None]) -> str | None:
+    try:
+        return None if file_sha256(path, hashed) == record.sha256 else "has other content than recorded"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _repair(name: str, manifest: Manifest) -> str:

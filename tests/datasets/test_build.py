@@ -211,8 +211,8 @@ def test_no_image_changes_its_split_as_the_data_grows(lab: Any):
 
 def _two_apart(lab: Any) -> list[Path]:
     """Files that will be in different splits of 0.5, 0.25, 0.25 by their own ids."""
+    from al_dagster.core.hashing import file_sha256
     from al_dagster.core.ids import source_id
-    from al_dagster.datasets.images import file_sha256
 
     ratios = SplitRatios(train=0.5, val=0.25, test=0.25)
     by_split: dict[str, Path] = {}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
+from al_dagster.core.hashing import file_sha256
 from al_dagster.datasets.build import build_dataset
 from al_dagster.datasets.export import export_dataset
-from al_dagster.datasets.images import file_sha256
 from al_dagster.datasets.manifest import MANIFEST
 from al_dagster.datasets.verify import export_equals_registry, verify_export
 from al_dagster.registry.objects import list_objects

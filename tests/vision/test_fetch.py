@@ -2,11 +2,14 @@ import hashlib
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.core.progress import listening
 from al_dagster.vision.catalog import CATALOG
 from al_dagster.vision.fetch import fetch
+from al_dagster.vision.pickles import convert_pickles
 from al_dagster.vision.weights import MANIFEST, find, read_manifest, verify
 
 REPOSITORY = CATALOG["dinov2-base"].repository
@@ -49,7 +53,7 @@ class Hub(ThreadingHTTPServer):
         self.cut_off: set[str] = set()
         self.stalled: set[str] = set()
         self.reached = threading.Event()
-        self.refusal: tuple[int, str] | None = None
+        self.refusal: tuple[int, dict[str, str]] | None = None
 
     def downloads(self) -> list[str]:
         return [path.split("/")[-1] for method, path in self.requests if method == "GET" and "/resolve/" in path]
@@ -63,8 +67,8 @@ class Answer(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         hub.requests.append((self.command, path))
         if hub.refusal:
-            status, code = hub.refusal
-            self._send(status, b"{}", {"X-Error-Code": code})
+            status, headers = hub.refusal
+            self._send(status, b"{}", headers)
         elif path.startswith(f"/api/models/{REPOSITORY}/revision/"):
             self._list(path.rsplit("/", 1)[1])
         elif path.startswith(f"/{REPOSITORY}/resolve/"):
@@ -154,6 +158,21 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@contextmanager
+def _files_at_most(size: int) -> Iterator[None]:
+    """No file can grow beyond this many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _no_room() -> AbstractContextManager[object]:
+    return pytest.raises(UserError, match=r"^the model cannot be written \(.*\); make room, or set AL_MODELS to")
+
+
 def _left_over(models: Path) -> list[str]:
     return sorted(path.name for path in models.iterdir() if not path.name.endswith(".lock") and path.name[0] == ".")
 
@@ -183,6 +202,32 @@ def test_a_second_fetch_asks_the_hub_nothing(hub: Hub, models: Path) -> None:
     second = fetch("dinov2-base", models_dir=models)
     assert (second.new, second.weights) == (False, first.weights)
     assert hub.requests == []
+
+
+def test_a_fetch_of_what_is_there_whole_writes_nothing_and_waits_for_nobody(hub: Hub, models: Path) -> None:
+    first = fetch("dinov2-base", models_dir=models)
+    with FileLock(models / ".dinov2-base.lock"):
+        assert fetch("dinov2-base", models_dir=models) == replace(first, new=False)
+    for file in models.glob(".*"):
+        file.unlink()
+    before = models.stat().st_mtime_ns
+    for revision in (None, PINNED):
+        assert fetch("dinov2-base", models_dir=models, revision=revision) == replace(first, new=False)
+    assert [path.name for path in models.iterdir()] == ["dinov2-base"]
+    assert models.stat().st_mtime_ns == before
+
+
+def test_a_model_in_a_shared_folder_that_is_read_only_is_here_already(hub: Hub, models: Path) -> None:
+    fetch("dinov2-base", models_dir=models)
+    models.chmod(0o555)
+    try:
+        if os.access(models, os.W_OK):
+            pytest.skip("this user may write everywhere")
+        assert not fetch("dinov2-base", models_dir=models).new
+        with pytest.raises(UserError, match="set AL_MODELS to a folder that can be written to"):
+            fetch("dinov2-base", models_dir=models, revision=NEWER)
+    finally:
+        models.chmod(0o755)
 
 
 def test_a_branch_is_resolved_once_and_its_commit_kept_to(hub: Hub, models: Path) -> None:
@@ -279,16 +324,19 @@ def test_a_model_is_fetched_by_one_process_at_a_time(hub: Hub, models: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("refusal", "words"),
+    ("status", "headers", "words"),
     [
-        ((404, "RepoNotFound"), "has no repository facebook/dinov2-base, or it is private.*HF_TOKEN"),
-        ((403, "GatedRepo"), "is gated: accept its terms.*HF_TOKEN"),
-        ((404, "RevisionNotFound"), "has no revision f9e44"),
-        ((500, ""), "answered 500 for facebook/dinov2-base"),
+        (404, {"X-Error-Code": "RepoNotFound"}, "has no repository facebook/dinov2-base, or it is private.*HF_TOKEN"),
+        (403, {"X-Error-Code": "GatedRepo"}, "is gated: accept its terms.*HF_TOKEN"),
+        (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision f9e44"),
+        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, "refuses the token in HF_TOKEN"),
+        (500, {}, "answered 500 for facebook/dinov2-base"),
     ],
 )
-def test_what_the_hub_refuses_is_one_sentence(hub: Hub, models: Path, refusal: tuple[int, str], words: str) -> None:
-    hub.refusal = refusal
+def test_what_the_hub_refuses_is_one_sentence(
+    hub: Hub, models: Path, status: int, headers: dict[str, str], words: str
+) -> None:
+    hub.refusal = status, headers
     with pytest.raises(UserError, match=words) as said:
         fetch("dinov2-base", models_dir=models)
     assert "\n" not in str(said.value)
@@ -310,6 +358,79 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
     with pytest.raises(UserError, match=r"has 0 MB free .* set AL_MODELS"):
         fetch("dinov2-base", models_dir=models)
     assert hub.downloads() == []
+
+
+@pytest.mark.parametrize("limit", [64, 300], ids=["a file", "the manifest"])
+def test_room_that_runs_out_while_a_model_is_downloaded_or_recorded_is_one_sentence(
+    hub: Hub, models: Path, limit: int
+) -> None:
+    with _files_at_most(limit), _no_room():
+        fetch("dinov2-base", models_dir=models)
+    assert not (models / "dinov2-base").exists()
+    (stage,) = models.glob(".*.part")
+    assert (stage / "model.safetensors").exists() == (limit == 300)
+    assert fetch("dinov2-base", models_dir=models).new
+    assert verify("dinov2-base", models) == []
+    assert _left_over(models) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_disk_that_is_full_when_a_model_is_recorded_is_one_sentence(hub: Hub, models: Path) -> None:
+    stage = models / f".dinov2-base@{PINNED[:12]}.part"
+    stage.mkdir(parents=True)
+    (stage / MANIFEST).symlink_to("/dev/full")
+    with _no_room():
+        fetch("dinov2-base", models_dir=models)
+    assert not (models / "dinov2-base").exists()
+
+
+def test_room_that_runs_out_while_a_folder_is_copied_is_one_sentence(folder: Callable[..., Path], models: Path) -> None:
+    source = folder(**{"model.safetensors": save({"a": torch.ones(64, 64)})})
+    with _files_at_most(10_000), _no_room():
+        fetch("dinov2-base", models_dir=models, source=source)
+    assert not (models / "dinov2-base").exists()
+    assert fetch("dinov2-base", models_dir=models, source=source).new
+    assert _left_over(models) == []
+
+
+def test_room_that_runs_out_while_pickles_are_converted_is_one_sentence(
+    folder: Callable[..., Path], models: Path, tmp_path: Path
+) -> None:
+    tied = torch.ones(64, 64)
+    torch.save({"a": tied, "b": tied}, tmp_path / "state.bin")
+    source = folder(**{"pytorch_model.bin": (tmp_path / "state.bin").read_bytes()})
+    with _files_at_most(25_000), _no_room():
+        fetch("dinov2-base", models_dir=models, source=source, allow_pickle=True)
+    assert not (models / "dinov2-base").exists()
+    assert fetch("dinov2-base", models_dir=models, source=source, allow_pickle=True).new
+    assert _left_over(models) == []
+
+
+def test_what_a_killed_conversion_leaves_is_no_part_of_the_model(hub: Hub, models: Path, tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2, 2)}, tmp_path / "state.bin")
+    del hub.files["model.safetensors"]
+    hub.files["pytorch_model.bin"] = (tmp_path / "state.bin").read_bytes()
+    stage = models / f".dinov2-base@{PINNED[:12]}.part"
+    stage.mkdir(parents=True)
+    for left in (".tmpA1b2C3", ".model.safetensors"):
+        (stage / left).write_bytes(b"half")
+    weights = fetch("dinov2-base", models_dir=models, allow_pickle=True).weights
+    assert {path.name for path in weights.folder.iterdir()} == {
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+        MANIFEST,
+    }
+    assert verify("dinov2-base", models) == []
+
+
+def test_who_may_read_the_files_of_a_model_may_read_its_converted_weights(
+    folder: Callable[..., Path], models: Path, tmp_path: Path
+) -> None:
+    torch.save({"a": torch.ones(2, 2)}, tmp_path / "state.bin")
+    source = folder(**{"pytorch_model.bin": (tmp_path / "state.bin").read_bytes()})
+    weights = fetch("dinov2-base", models_dir=models, source=source, allow_pickle=True).weights
+    assert len({path.stat().st_mode for path in weights.folder.iterdir()}) == 1
 
 
 def test_a_pickle_on_the_hub_is_refused_and_with_leave_kept_as_safetensors(
@@ -347,6 +468,26 @@ def test_a_pickle_that_runs_code_runs_none(
     assert not (models / "dinov2-base").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02.", b"\x80\x02h\x05.", b"\x80\x02K\x05."])
+def test_a_damaged_pickle_is_one_sentence(folder: Callable[..., Path], models: Path, content: bytes) -> None:
+    source = folder(**{"pytorch_model.bin": content})
+    with pytest.raises(UserError, match=r"^pytorch_model.bin is not loaded, since it is damaged .*: .+$") as said:
+        fetch("dinov2-base", models_dir=models, source=source, allow_pickle=True)
+    assert "\n" not in str(said.value)
+    assert not (models / "dinov2-base").exists()
+
+
+def test_a_pickle_for_which_there_is_too_little_memory_is_not_called_damaged_and_stays(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3)}, tmp_path / "state.bin", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "state.bin").read_bytes()
+    three, many = b"K\x03N", b"\x8a\x08" + (2**55).to_bytes(8, "little") + b"N"
+    assert content.count(three) == 1
+    (tmp_path / "state.bin").write_bytes(content.replace(three, many))
+    with pytest.raises(UserError, match=r"^state.bin needs more memory than there is"):
+        convert_pickles(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.bin"]
+
+
 def test_a_folder_is_copied_without_what_does_not_belong_to_the_model(
     hub: Hub, folder: Callable[..., Path], models: Path
 ) -> None:
@@ -369,6 +510,17 @@ def test_a_copy_of_an_installed_model_keeps_its_commit_on_another_machine(hub: H
     (here.folder / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(UserError, match="no whole copy of dinov2-base"):
         fetch("dinov2-base", models_dir=models.parent / "third", source=here.folder)
+
+
+def test_a_copy_of_another_model_of_the_same_kind_is_refused(hub: Hub, models: Path) -> None:
+    base = fetch("dinov2-base", models_dir=models).weights
+    there = models.parent / "there"
+    with pytest.raises(UserError, match=f"^--from {base.folder} holds dinov2-base, not dinov2-small; "):
+        fetch("dinov2-small", models_dir=there, source=base.folder)
+    assert [path.name for path in there.iterdir() if path.suffix != ".lock"] == []
+    (base.folder / MANIFEST).unlink()
+    own = fetch("dinov2-small", models_dir=there, source=base.folder).weights
+    assert own.commit is None
 
 
 def test_damage_to_a_model_of_one_s_own_is_not_mended_with_another(

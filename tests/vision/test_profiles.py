@@ -1,5 +1,6 @@
 import importlib.util
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.project import ModelsConfig
+from al_dagster.core.project import PROPOSAL, ModelsConfig
 from al_dagster.vision.catalog import CATALOG
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.detector import OpenCvDetector
 from al_dagster.vision.fetch import fetch
+from al_dagster.vision.grabcut import GrabCutSegmenter
 from al_dagster.vision.hog_color import HogColorEmbedder
 from al_dagster.vision.profiles import (
     Environment,
@@ -21,8 +23,8 @@ from al_dagster.vision.profiles import (
     build_models,
     embedding_version,
 )
-from al_dagster.vision.protocols import PROPOSAL, Prompt
-from al_dagster.vision.weights import Weights, find
+from al_dagster.vision.protocols import Prompt
+from al_dagster.vision.weights import MANIFEST, Weights, find
 
 CHECKPOINTS = Path(__file__).parents[2] / "benchmarks" / "checkpoints_dinov2.py"
 NAMED, PROPOSALS = [Prompt("nut")], [Prompt(PROPOSAL)]
@@ -162,6 +164,31 @@ def test_a_yolo_file_that_is_not_there_or_may_not_be_read_is_one_sentence(machin
     assert build_models("embedded", allowed, NAMED, machine).detector.model_id == "yolo-parts"
 
 
+def test_yolo_shares_the_memory_budget_of_the_other_models(trained, with_dinov2):
+    machine = replace(trained[0], models_dir=with_dinov2, max_vram_gb=2.0)
+    overrides = ModelsConfig(detector="yolo", weights="model:bolts", embedder="dinov2-small")
+    models = build_models("embedded", overrides, NAMED, machine)
+    assert models.detector.runtime is models.embedder.runtime
+    assert models.detector.resident.max_bytes == 2 * 2**30
+
+
+def test_yolo_alone_needs_neither_a_gpu_nor_the_foundation_extra(trained, monkeypatch):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA GPU")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    overrides = ModelsConfig(detector="yolo", weights="model:bolts")
+    models = build_models("embedded", overrides, NAMED, replace(trained[0], device="auto"))
+    assert models.detector.resident.device == "cpu"
+
+
+def test_without_the_train_extra_the_sentence_says_how_to_install_it(trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    with pytest.raises(UserError, match=r"YOLO models need the 'train' extra: pip install 'al_dagster\[train\]'"):
+        build_models("embedded", ModelsConfig(detector="yolo", weights="model:bolts"), NAMED, trained[0])
+
+
 def test_a_model_that_was_trained_here_is_looked_up_by_its_dataset(trained):
     machine, asked = trained
     models = build_models("embedded", ModelsConfig(detector="yolo", weights="model:bolts"), NAMED, machine)
@@ -212,8 +239,38 @@ def test_the_models_of_an_embedding_version_are_found_by_what_is_installed(machi
     machine = replace(machine, models_dir=with_dinov2)
     assert build_embedding_models("dinov2_small_v1", machine) is None
     own = build_models("embedded", ModelsConfig(embedder="dinov2-small"), PROPOSALS, machine).embedder.version_id
-    with pytest.raises(UserError, match=r"model sam2\.1-hiera-base-plus is not in"):
-        build_embedding_models(own, machine)
+    found = build_embedding_models(own, machine)
+    assert found is not None
+    assert (found.embedder.version_id, found.segmenter.model_id) == (own, GrabCutSegmenter.model_id)
+
+
+def test_pictures_are_cut_out_by_sam_2_where_it_is_installed(machine, with_dinov2, tmp_path):
+    models_dir = shutil.copytree(with_dinov2, tmp_path / "models")
+    runpy.run_path(str(CHECKPOINTS.with_name("checkpoints_sam2.py")))["build_sam2"](tmp_path / "sam2", "tiny")
+    fetch("sam2.1-hiera-base-plus", models_dir=models_dir, source=tmp_path / "sam2")
+    own = embedding_version(find("dinov2-small", models_dir))
+    found = build_embedding_models(own, replace(machine, models_dir=models_dir))
+    assert found is not None
+    assert (found.embedder.version_id, found.segmenter.model_id) == (own, "sam2.1-hiera-base-plus")
+
+
+@pytest.mark.parametrize("harmed", ["config.json", MANIFEST])
+def test_a_damaged_embedder_is_in_the_way_of_its_own_version_alone(machine, with_dinov2, tmp_path, harmed):
+    models_dir = shutil.copytree(with_dinov2, tmp_path / "models")
+    changed = shutil.copytree(with_dinov2 / "dinov2-small", tmp_path / "changed")
+    (changed / MANIFEST).unlink()
+    (changed / "notes.txt").write_text("trained on")
+    bystander = fetch("dinov2-base", models_dir=models_dir, source=changed).weights
+    (bystander.folder / harmed).write_text("")
+    machine = replace(machine, models_dir=models_dir)
+    assert build_embedding_models("some_version_never_made", machine) is None
+    own = embedding_version(find("dinov2-small", models_dir))
+    found = build_embedding_models(own, machine)
+    assert found is not None
+    assert found.embedder.version_id == own
+    if harmed != MANIFEST:
+        with pytest.raises(UserError, match=r"model dinov2-base in .* is damaged: config\.json"):
+            build_embedding_models(embedding_version(bystander), machine)
 
 
 def test_models_in_torch_need_a_gpu_unless_the_cpu_is_named(machine, with_dinov2):

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,18 @@ def test_a_configuration_that_differs_is_another_revision(tmp_path: Path, weight
     assert other.revision != weights.revision
 
 
+def test_weights_that_were_replaced_since_they_were_found_are_told(
+    tmp_path: Path, weights: Weights, models: Path
+) -> None:
+    weights.check()
+    fetch("dinov2-base", models_dir=models, source=tmp_path / "source")
+    weights.check()
+    fetch("dinov2-base", models_dir=models, source=_checkpoint(tmp_path / "changed", 2.0))
+    with pytest.raises(UserError, match=r"^model dinov2-base was replaced during this run; run it again$"):
+        weights.check()
+    find("dinov2-base", models).check()
+
+
 def test_finding_reads_no_weights_and_verifying_reads_them_all(weights: Weights, models: Path) -> None:
     file = weights.folder / "model.safetensors"
     content = bytearray(file.read_bytes())
@@ -126,6 +139,26 @@ def test_a_manifest_that_cannot_be_read_is_said(weights: Weights, models: Path) 
     (weights.folder / MANIFEST).write_text("{}")
     with pytest.raises(UserError, match=f"{MANIFEST} cannot be read"):
         find("dinov2-base", models)
+
+
+def test_a_manifest_that_the_system_does_not_let_read_is_one_sentence(weights: Weights, models: Path) -> None:
+    (weights.folder / MANIFEST).unlink()
+    (weights.folder / MANIFEST).mkdir()
+    with pytest.raises(UserError, match=rf"{MANIFEST} cannot be read: Is a directory"):
+        find("dinov2-base", models)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, "config.json"])
+def test_a_file_without_leave_to_read_is_one_sentence(weights: Weights, models: Path, name: str) -> None:
+    file = weights.folder / name
+    file.chmod(0)
+    if os.access(file, os.R_OK):
+        pytest.skip("this user may read every file")
+    try:
+        found = " ".join(verify("dinov2-base", models))
+    except UserError as error:
+        found = str(error)
+    assert f"{name} cannot be read: Permission denied" in found
 
 
 def test_verifying_says_how_far_it_has_come(weights: Weights, models: Path) -> None:
