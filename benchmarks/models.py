@@ -2,13 +2,15 @@
 
 The models have their full-size architectures (Florence-2 large, SAM 2.1 Hiera B+, DINOv2 base) and random weights, so
 that nothing need be fetched; ``--scale tiny`` has the same code and few parameters. Florence-2 writes the same fixed
-number of tokens for each image in both; random weights find nothing, so every image is then given eight fixed boxes.
+number of tokens for each image in both (in the bare loop it is checked); random weights find nothing, so every image
+is then given eight fixed boxes.
 
-The bare loop uses torch and transformers alone: JPEGs are decoded ahead in threads, each model takes batches of
-``--batch`` images, and nothing is kept. The chain is the platform's stages ``detect``, ``segment`` and ``embed`` as the
-assets call them: it also cleans masks, writes them as PNGs, makes polygons, fingerprints and Arrow tables. Both go
-over the same files in turn, ``--rounds`` times, and the ratio is of the medians. On a machine that has torch and
-transformers but not what the platform needs besides, the chain is left out and the output says why.
+The bare loop uses torch and transformers alone: JPEGs are decoded ahead in threads, the models take batches of images,
+of the sizes given by ``--batch`` the fastest, and nothing is kept. The chain is the platform's stages ``detect``,
+``segment`` and ``embed`` as the assets call them: it also cleans masks, writes them as PNGs, makes polygons,
+fingerprints and Arrow tables. Both go over the same files in turn, ``--rounds`` times, and the ratio is of the medians;
+the bare models leave a GPU to the chain meanwhile. On a machine that has torch and transformers but not what the
+platform needs besides, the chain is left out and the output says why.
 
     python benchmarks/models.py --json models.json --device cuda
 """
@@ -24,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,17 +37,17 @@ import transformers
 from checkpoints_dinov2 import build_dinov2
 from checkpoints_florence2 import TASK, build_florence2
 from checkpoints_sam2 import build_sam2
+from objects_on_noise import HEIGHT, OBJECTS, WIDTH, boxes_of, write_images
 from PIL import Image
 from publishing import publish
 from torchvision.transforms.v2 import functional as transform
 
 BARS = {"ratio": {"cuda": 0.9, "cpu": 0.85}, "chain_images_per_min": {"cuda": 1000}}
-WIDTH, HEIGHT, OBJECTS = 1024, 768, 8
 PHRASE = "part"
 PLATFORM_PACKAGES = ("cv2", "pyarrow", "pydantic", "structlog", "supervision")
 DEFAULTS = {
-    "full": {"images": 512, "batch": 32, "tokens": 48, "rounds": 3},
-    "tiny": {"images": 24, "batch": 4, "tokens": 48, "rounds": 5},
+    "full": {"images": 256, "batch": [16, 32, 64], "tokens": 48, "rounds": 3},
+    "tiny": {"images": 24, "batch": [4], "tokens": 48, "rounds": 5},
 }
 
 
@@ -55,41 +58,24 @@ class Options:
     device: str
     scale: str
     images: int
-    batch: int
+    batch: list[int]
     tokens: int
     rounds: int
     compile: bool
     max_vram_gb: float | None
 
 
-def boxes_of(index: int) -> np.ndarray:
-    """Eight boxes of an image that do not touch, one in each cell of a grid: (8, 4) x1, y1, x2, y2 in pixels."""
-    random = np.random.default_rng(index)
-    size = random.uniform(60, 250, (OBJECTS, 2))
-    cells = np.array([(x, y) for y in range(0, HEIGHT, HEIGHT // 2) for x in range(0, WIDTH, WIDTH // 4)])
-    corner = cells + random.uniform(0, [WIDTH // 4 - 251, HEIGHT // 2 - 251], (OBJECTS, 2))
-    return np.concatenate([corner, corner + size], axis=1).round(2)
-
-
-def write_images(folder: Path, count: int) -> list[Path]:
-    """Draw JPEGs with shapes and noise."""
-    folder.mkdir()
-    paths = []
-    for index in range(count):
-        random = np.random.default_rng(index)
-        picture = random.normal(128, 12, (HEIGHT, WIDTH, 3))
-        for x1, y1, x2, y2 in boxes_of(index).astype(int):
-            picture[y1:y2, x1:x2] += random.uniform(-90, 90, 3)
-        paths.append(folder / f"{index:05d}.jpg")
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
-    return paths
+def numbered(name: str) -> torch.device:
+    """The device of a name, a GPU with its number, without which torch does not tell its memory."""
+    device = torch.device(name)
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 class BareModels:
     """The three models as transformers has them, in the precision of the device."""
 
     def __init__(self, folder: Path, options: Options) -> None:
-        self.device = torch.device(options.device)
+        self.device = numbered(options.device)
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.tokens = options.tokens
 
@@ -104,6 +90,11 @@ class BareModels:
         self.processor = transformers.Florence2Processor.from_pretrained(folder / "florence-2-large")
         self.sam2_processor = transformers.Sam2Processor.from_pretrained(folder / "sam2.1-hiera-base-plus")
         self.crops = transformers.AutoImageProcessor.from_pretrained(folder / "dinov2-base")
+
+    def move(self, device: torch.device) -> None:
+        """Bring the models to a device, or away from it."""
+        for model in (self.florence2, self.sam2, self.dinov2):
+            model.to(device)
 
     @torch.inference_mode()
     def label(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> int:
@@ -173,117 +164,6 @@ def bare_loop(models: BareModels, paths: Sequence[Path], batch: int) -> set[int]
     return tokens
 
 
-class Chain:
-    """The platform's labelling stages over the same checkpoints."""
-
-    def __init__(self, folder: Path, home: Path, paths: Sequence[Path], options: Options) -> None:
-        import pyarrow as pa
-
-        from al_dagster.core.project import parse_project
-        from al_dagster.core.schemas import FRAMES
-        from al_dagster.vision.dinov2 import DinoV2Embedder
-        from al_dagster.vision.florence2 import Florence2Detector
-        from al_dagster.vision.sam2 import Sam2Segmenter
-        from al_dagster.vision.torch_runtime import Residency, Runtime
-        from al_dagster.vision.weights import Weights
-
-        def weights(name: str) -> Weights:
-            return Weights(name, folder / name, "random", None, 0)
-
-        runtime = Runtime(options.device, options.compile, Residency(options.max_vram_gb))
-        florence2 = Florence2Detector(weights("florence-2-large"), runtime, max_new_tokens=options.tokens)
-        self.detector = FixedBoxes(florence2)
-        self.segmenter = Sam2Segmenter(weights("sam2.1-hiera-base-plus"), runtime)
-        self.embedder = DinoV2Embedder(weights("dinov2-base"), runtime, "dinov2_base_v1")
-        self.project = parse_project({"name": "benchmark", "classes": [PHRASE]}, "the benchmark")
-        self.home = home
-        self.frames = pa.Table.from_pylist(
-            [
-                {
-                    "frame_id": f"frm_{index:012d}",
-                    "source_id": f"src_{index:012d}",
-                    "frame_idx": 0,
-                    "timestamp_ms": 0,
-                    "file_path": str(path),
-                    "sha256": f"{index:064d}",
-                    "width": WIDTH,
-                    "height": HEIGHT,
-                }
-                for index, path in enumerate(paths)
-            ],
-            schema=FRAMES,
-        )
-
-    def load(self) -> float:
-        """Load every model; returns the seconds it took."""
-        start = time.perf_counter()
-        for model in (self.detector, self.segmenter, self.embedder):
-            model.load()
-        return time.perf_counter() - start
-
-    def run(self, count: int) -> int:
-        """Label the first images with nothing kept from before; returns the objects embedded."""
-        from al_dagster.core.schemas import DETECTIONS, EMBEDDINGS, MASKS
-        from al_dagster.labelling.detect import detect
-        from al_dagster.labelling.embed import embed
-        from al_dagster.labelling.masks import RunMasks
-        from al_dagster.labelling.segment import segment
-        from al_dagster.media.loader import ImageLoader
-        from al_dagster.registry.masks import MaskStore
-
-        frames = self.frames.slice(0, count)
-        masks = RunMasks(MaskStore(Path(tempfile.mkdtemp(dir=self.home))))
-        with ImageLoader(10**9, cache_mb=1024, workers=os.cpu_count() or 1) as images:
-            self.detector.start()
-            found = detect(
-                frames, DETECTIONS.empty_table(), detector=self.detector, project=self.project, images=images
-            ).table
-            cut = segment(
-                frames, found, MASKS.empty_table(), segmenter=self.segmenter, masks=masks, images=images
-            ).table
-            return embed(
-                frames, found, cut, EMBEDDINGS.empty_table(), embedder=self.embedder, masks=masks, images=images
-            ).computed
-
-
-class FixedBoxes:
-    """Florence-2, asked like any detector, whose answers are replaced by the fixed boxes of the image."""
-
-    least_confidence = 0.0
-
-    def __init__(self, detector: Any) -> None:
-        self._detector, self._seen = detector, 0
-        self.model_id, self.revision = detector.model_id, detector.revision
-        self.images_per_call = detector.images_per_call
-
-    def start(self) -> None:
-        """Begin at the first image again."""
-        self._seen = 0
-
-    def load(self) -> None:
-        """Load the detector."""
-        self._detector.load()
-
-    def check_prompts(self, prompts: Sequence[Any]) -> None:
-        """Have the detector check the prompts."""
-        self._detector.check_prompts(prompts)
-
-    def detect(self, images: Sequence[np.ndarray], prompts: Sequence[Any]) -> list[Any]:
-        """Ask the detector, and give the fixed boxes."""
-        import supervision as sv
-
-        self._detector.detect(images, prompts)
-        start, self._seen = self._seen, self._seen + len(images)
-        return [
-            sv.Detections(
-                xyxy=boxes_of(start + place).astype(np.float32),
-                confidence=np.linspace(0.9, 0.5, OBJECTS, dtype=np.float32),
-                class_id=np.zeros(OBJECTS, dtype=int),
-            )
-            for place in range(len(images))
-        ]
-
-
 def timed(work: Any, *arguments: Any) -> tuple[float, Any]:
     """Seconds until the work is done, on the device too, and what it returned."""
     start = time.perf_counter()
@@ -293,13 +173,34 @@ def timed(work: Any, *arguments: Any) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def peak_memory_mb(device: str) -> float:
-    """Most memory taken on the GPU since the last call or, without one, by the process so far; MB."""
-    if torch.device(device).type != "cuda":
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
-    peak = torch.cuda.max_memory_allocated(device) / 1e6
+@contextmanager
+def alone(models: BareModels) -> Iterator[None]:
+    """The bare models on their device, which has no budget meanwhile; afterwards they are off it."""
+    if models.device.type != "cuda":
+        yield
+        return
+    share = torch.cuda.get_per_process_memory_fraction(models.device)
+    torch.cuda.set_per_process_memory_fraction(1.0, models.device)
+    models.move(models.device)
+    try:
+        yield
+    finally:
+        models.move(torch.device("cpu"))
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(share, models.device)
+
+
+@contextmanager
+def peak_memory(device: torch.device, peaks: dict[str, float], name: str) -> Iterator[None]:
+    """Note the most memory taken on the GPU, beyond what others hold there, or by the process so far; MB."""
+    if device.type != "cuda":
+        yield
+        peaks[name] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
+        return
+    others = torch.cuda.memory_allocated(device) if name == "bare" else 0
     torch.cuda.reset_peak_memory_stats(device)
-    return round(peak, 1)
+    yield
+    peaks[name] = round((torch.cuda.max_memory_allocated(device) - others) / 1e6, 1)
 
 
 def missing_packages() -> list[str]:
@@ -315,25 +216,35 @@ def run_benchmark(folder: Path, options: Options) -> dict[str, Any]:
     build_dinov2(checkpoints / "dinov2-base", options.scale)
     paths = write_images(folder / "images", options.images)
     load_bare, models = timed(BareModels, checkpoints, options)
+    warm = min(2 * max(options.batch), options.images)
+    with alone(models):
+        for size in options.batch:
+            bare_loop(models, paths[:size], size)
+        taken = {size: timed(bare_loop, models, paths[:warm], size) for size in options.batch}
+    batch = min(taken, key=lambda size: taken[size][0])
+    tokens = taken[batch][1]
     missing = missing_packages()
-    chain = None if missing else Chain(checkpoints, folder, paths, options)
-    load_chain = chain.load() if chain else None
+    chain, load_chain = None, None
+    if not missing:
+        from chain import Chain
 
-    warm = min(2 * options.batch, options.images)
-    tokens = bare_loop(models, paths[:warm], options.batch)
-    if chain:
+        from al_dagster.vision.residency import Residency
+        from al_dagster.vision.torch_runtime import Runtime
+
+        runtime = Runtime(options.device, options.compile, Residency(options.max_vram_gb))
+        chain = Chain(checkpoints, folder, paths, phrase=PHRASE, tokens=options.tokens, runtime=runtime)
+        load_chain = chain.load()
         chain.run(warm)
-    peak_memory_mb(options.device)
     bare, platform_, peaks = [], [], {}
     for _ in range(options.rounds):
-        seconds, written = timed(bare_loop, models, paths, options.batch)
+        with peak_memory(models.device, peaks, "bare"), alone(models):
+            seconds, written = timed(bare_loop, models, paths, batch)
         bare.append(seconds)
         tokens |= written
-        peaks["bare"] = peak_memory_mb(options.device)
         if chain:
-            seconds, objects = timed(chain.run, options.images)
+            with peak_memory(models.device, peaks, "chain"):
+                seconds, objects = timed(chain.run, options.images)
             platform_.append(seconds)
-            peaks["chain"] = peak_memory_mb(options.device)
             if objects != OBJECTS * options.images:
                 raise RuntimeError(f"the chain embedded {objects} objects, not {OBJECTS * options.images}")
     if tokens != {options.tokens}:
@@ -349,6 +260,7 @@ def run_benchmark(folder: Path, options: Options) -> dict[str, Any]:
         "chain_left_out": f"not installed: {', '.join(missing)}" if missing else None,
         "bars": BARS,
         "options": vars(options),
+        "bare_batch": batch,
         "objects_per_image": OBJECTS,
         "generated_tokens_per_image": options.tokens,
         "image_px": [WIDTH, HEIGHT],
@@ -366,11 +278,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scale", choices=tuple(DEFAULTS), default="full")
     for name, about in (
         ("images", "JPEGs of 1024×768"),
-        ("batch", "images the bare models take at a time"),
         ("tokens", "tokens that Florence-2 writes for each image"),
         ("rounds", "times that both go over the images"),
     ):
         parser.add_argument(f"--{name}", type=int, help=about)
+    parser.add_argument("--batch", type=int, nargs="+", help="images that the bare models may take at a time")
     parser.add_argument("--compile", action="store_true", help="torch.compile in the chain")
     parser.add_argument("--max-vram-gb", type=float, help="memory budget of the chain")
     given = parser.parse_args(arguments)

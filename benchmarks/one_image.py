@@ -24,7 +24,7 @@ import numpy as np
 from publishing import publish
 
 from al_dagster.core.geometry import clip_xyxy
-from al_dagster.core.project import ProjectConfig, parse_project
+from al_dagster.core.project import UNKNOWN, ProjectConfig, parse_project
 from al_dagster.core.settings import Settings, load_settings
 from al_dagster.demo.parts import CLASSES
 from al_dagster.demo.scenes import draw_scene, write_support
@@ -35,7 +35,6 @@ from al_dagster.vision.crops import crop_object
 from al_dagster.vision.fewshot import SupportSet, classify, load_support
 from al_dagster.vision.overlaps import resolve_overlaps
 from al_dagster.vision.profiles import Models
-from al_dagster.vision.protocols import UNKNOWN
 
 BARS = {"cold_seconds": 3.0, "warm_seconds": 3.0}
 SIZE = (1024, 768)

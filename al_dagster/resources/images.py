@@ -13,7 +13,7 @@ MOST_WORKERS = 16
 
 
 class ImagesResource(dg.ConfigurableResource):
-    """Reads images ahead and keeps the decoded ones of a run, so that each is decoded once."""
+    """Reads images ahead and keeps the decoded ones of a run, as many as the memory given takes."""
 
     max_pixels: int = Field(description="Images that decode to more pixels are quarantined.")
     cache_mb: int = Field(description="Memory for decoded images.")

@@ -76,14 +76,14 @@ _CARDS = (
         "florence-2-large",
         "4271c66b88cdbc05735372ec13b2360108de5317",
         1560,
-        1560,
+        1770,
         "finds objects by their names; the better of the two",
     ),
     _florence2(
         "florence-2-base",
         "00921df66db728a9ceb750f5eca43e5c203a2051",
         470,
-        470,
+        630,
         "finds objects by their names, in about a third of the memory",
     ),
     _sam2(

@@ -1,13 +1,18 @@
 """Embeddings of objects by DINOv2 (Oquab et al., 2023, arXiv:2304.07193), by the implementation in transformers."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.image_utils import pil_torch_interpolation_mapping
 
+from al_dagster.vision.checkpoints import read_network
+from al_dagster.vision.network_input import network_input
 from al_dagster.vision.protocols import Image
 from al_dagster.vision.torch_runtime import Runtime, TorchModel
 from al_dagster.vision.weights import Weights
@@ -72,9 +77,8 @@ class DinoV2Embedder(TorchModel):
         return torch.stack(rows).cpu().numpy()
 
     def _build(self) -> torch.nn.Module:
-        module: torch.nn.Module = AutoModel.from_pretrained(
-            self._weights.folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        ).eval()
+        module: torch.nn.Module = read_network(AutoModel, self._weights.folder)
+        self._weights.check()
         if self.runtime.compile:
             module.compile(dynamic=False)
         return module
@@ -93,17 +97,16 @@ class DinoV2Embedder(TorchModel):
 
     def _pixels(self, crops: Sequence[Image]) -> torch.Tensor:
         """What the network takes: (n, 3, side, side), normalised, on the device and in the precision it runs in."""
-        processed = [
-            self._processor(
-                images=portion,
-                input_data_format="channels_first",
-                size={"height": self.side, "width": self.side},
-                do_center_crop=False,
-                return_tensors="pt",
-            )["pixel_values"]
-            for portion in self._transferred(crops)
-        ]
-        return torch.cat(processed).to(self.dtype)
+        shipped = self._processor
+        return network_input(
+            chain.from_iterable(self._transferred(crops)),
+            self.side,
+            shipped.image_mean,
+            shipped.image_std,
+            self.device,
+            self.dtype,
+            pil_torch_interpolation_mapping[PIL.Image.Resampling(shipped.resample)],
+        )
 
     def _transferred(self, crops: Sequence[Image]) -> Iterator[list[torch.Tensor]]:
         """The crops on the device, (3, side, side) each, uint8, in portions that one transfer brings there."""

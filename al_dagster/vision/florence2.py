@@ -4,6 +4,7 @@ Xiao et al., "Florence-2: Advancing a Unified Representation for a Variety of Vi
 the implementation and the checkpoint format are those of transformers.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -23,23 +24,28 @@ from transformers import (
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.fingerprints import fingerprint
+from al_dagster.core.project import PROPOSAL
+from al_dagster.vision.checkpoints import read_network
 from al_dagster.vision.florence2_tokens import BINS, Answer, Vocabulary, names_phrase, read_answer
-from al_dagster.vision.protocols import P_BOX, P_LABEL, PROPOSAL, Image, Prompt
+from al_dagster.vision.network_input import LARGEST_ON_DEVICE
+from al_dagster.vision.precision import FullPrecision
+from al_dagster.vision.protocols import P_BOX, P_LABEL, Image, Prompt
 from al_dagster.vision.suppression import RULES, choose_boxes
 from al_dagster.vision.torch_runtime import Runtime, TorchModel
 from al_dagster.vision.weights import Weights
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 TASK = "<OPEN_VOCABULARY_DETECTION>"
 
-LEAST_CONFIDENCE = 0.01
-"""Low, for the product of four locations is small even where the model is sure: 0.03 if each has a probability of 0.4,
-as where the side of an object may be drawn into either of two neighbouring bins."""
+LEAST_CONFIDENCE = 1e-4
+"""A probability of 0.1 for each side of a box whose label is certain. The product of four is small even where the model
+is sure: a bin is less than a pixel of the network's input, and a soft edge spreads over several."""
 
-_AT_ONCE = {"cuda": (32, 128)}
-_AT_ONCE_ELSEWHERE = (4, 8)
-"""Most images encoded, and most answers written, side by side. On a GPU a step of the decoder takes about as long for
-one answer as for a hundred, and the batch is fitted to its memory; elsewhere larger batches only take more memory."""
+_AT_ONCE = {"cuda": (64, 32, 128)}
+_AT_ONCE_ELSEWHERE = (4, 4, 8)
+"""Images a call, and most images encoded and most answers written side by side. On a GPU a step of the decoder takes
+about as long for one answer as for a hundred, and batches are fitted to its memory; elsewhere larger batches only take
+more memory."""
 
 _COMPILED_PROMPT = 16
 """Prompts are padded to a multiple of it for compiled code, which is compiled anew for every shape."""
@@ -83,10 +89,10 @@ class Florence2Detector(TorchModel):
         self.model_id = weights.name
         parameters = fingerprint(max_new_tokens=max_new_tokens, task=TASK, bins=BINS, rules=asdict(RULES))
         self.revision = f"{weights.revision}.{CODE_VERSION}.{parameters[:8]}"
-        self._folder = weights.folder
+        self._weights = weights
         self._max_new_tokens = max_new_tokens
-        self.images_per_call, questions = _AT_ONCE.get(self.device.type, _AT_ONCE_ELSEWHERE)
-        self._images = self.micro_batches(self.images_per_call)
+        self.images_per_call, encoded, questions = _AT_ONCE.get(self.device.type, _AT_ONCE_ELSEWHERE)
+        self._images = self.micro_batches(encoded)
         self._questions = self.micro_batches(questions)
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
@@ -134,11 +140,13 @@ class Florence2Detector(TorchModel):
         ]
 
     def _build(self) -> torch.nn.Module:
-        self._processor = Florence2Processor.from_pretrained(self._folder, local_files_only=True)
+        folder = self._weights.folder
+        self._processor = Florence2Processor.from_pretrained(folder, local_files_only=True)
         self._vocabulary = Vocabulary.of(self._processor.tokenizer)
-        network = Florence2ForConditionalGeneration.from_pretrained(
-            self._folder, local_files_only=True, use_safetensors=True, dtype=self.dtype
-        )
+        network = read_network(Florence2ForConditionalGeneration, folder)
+        self._weights.check()
+        # Its weights are those of the embedding of words too, which has the network's precision.
+        network.lm_head = FullPrecision(copy.deepcopy(network.lm_head))
         shipped = network.generation_config
         # Only what the ids mean is taken over: real checkpoints ship beams and a ban on repeated n-grams, which loses
         # the second object of a label of three tokens.
@@ -157,7 +165,7 @@ class Florence2Detector(TorchModel):
         )
         if self.runtime.compile:
             network.model.vision_tower.compile(dynamic=False)
-        return network.eval()
+        return cast(torch.nn.Module, network)
 
     def _prompt_ids(self, phrases: Sequence[str]) -> list[torch.Tensor]:
         """Token ids of the questions, each (t,), int64, without the image's."""
@@ -169,11 +177,15 @@ class Florence2Detector(TorchModel):
         return [torch.tensor(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def _encode(self, network: Florence2ForConditionalGeneration, images: Sequence[Image]) -> list[torch.Tensor]:
-        """Features of images, each (tokens, width), on the device; the checkpoint's own preprocessing runs there."""
+        """Features of images, each (tokens, width), on the device.
+
+        The checkpoint's own preprocessing runs there too, unless an image is so large that it would fill its memory.
+        """
+        small = all(image.nbytes <= LARGEST_ON_DEVICE for image in images)
         pixels = self._processor.image_processor(
-            list(images), input_data_format="channels_last", device=self.device, return_tensors="pt"
+            list(images), input_data_format="channels_last", device=self.device if small else "cpu", return_tensors="pt"
         )["pixel_values"]
-        padded = self._filled(pixels.to(self.dtype))
+        padded = self._filled(pixels.to(self.device, self.dtype))
         return list(network.get_image_features(padded).pooler_output[: len(images)])
 
     def _ask(
@@ -254,7 +266,8 @@ def _detections(image: Image, answers: Sequence[Answer], roles: dict[str, list[t
     boxes = table[:, :4] * np.tile([image.shape[1], image.shape[0]], 2)
     p_label, p_box, class_id = table[:, 4], table[:, 5], table[:, 6].astype(int)
     confidence = p_label * p_box
-    keep = np.flatnonzero(choose_boxes(boxes, confidence, class_id, table[:, 7] > 0))
+    # Boxes are compared by the mean of their sides: a product of four would make small differences large.
+    keep = np.flatnonzero(choose_boxes(boxes, p_label * p_box**0.25, class_id, table[:, 7] > 0))
     keep = keep[np.argsort(-confidence[keep], kind="stable")]
     return sv.Detections(
         xyxy=boxes[keep].astype(np.float32),

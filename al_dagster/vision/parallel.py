@@ -1,8 +1,9 @@
 """Work on several images at a time."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
 
@@ -37,8 +38,9 @@ def map_images(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list
 def stream_calls(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[tuple[_Item, _Result]]:
     """Call a model for a stream of chunks, each while the result of the one before is being used.
 
-    The call runs in a thread of its own, one call at a time. Memory is bounded: no more than two items and their
-    results are held.
+    The calls run one at a time in a thread that lasts as long as the process, since what libraries keep for a thread,
+    such as torch's CUDA graphs, is lost with it. Memory is bounded: at most three items are held, the one whose result
+    is being used, the one in the call and the next.
 
     Args:
         work: what is done with an item.
@@ -50,15 +52,18 @@ def stream_calls(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> It
     Raises:
         Exception: what ``work`` raised, where its item would come; the call under way is waited for.
     """
-    with ThreadPoolExecutor(1, "model-call") as thread:
-        before: tuple[_Item, Future[_Result]] | None = None
+    thread = _model_thread(os.getpid())
+    under_way: deque[tuple[_Item, Future[_Result]]] = deque()
+    try:
         for item in items:
-            after = (item, thread.submit(work, item))
-            if before is not None:
-                yield before[0], before[1].result()
-            before = after
-        if before is not None:
-            yield before[0], before[1].result()
+            under_way.append((item, thread.submit(work, item)))
+            if len(under_way) == 2:
+                before, call = under_way.popleft()
+                yield before, call.result()
+        for before, call in under_way:
+            yield before, call.result()
+    finally:
+        wait([call for _, call in under_way if not call.cancel()])
 
 
 def be_repeatable() -> None:
@@ -67,6 +72,12 @@ def be_repeatable() -> None:
     Its IPP routines do not: what they give depends on the alignment of the image's memory.
     """
     cv2.ipp.setUseIPP(False)
+
+
+@cache
+def _model_thread(process: int) -> ThreadPoolExecutor:
+    """The thread of a process that calls models."""
+    return ThreadPoolExecutor(1, f"model-call-{process}")
 
 
 @cache

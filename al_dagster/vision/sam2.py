@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from al_dagster.vision import mask_cleaning
 from al_dagster.vision.grabcut import whole_pixels
 from al_dagster.vision.mask_cleaning import clean_mask
+from al_dagster.vision.network_input import network_input, picture
 from al_dagster.vision.parallel import map_images
 from al_dagster.vision.protocols import Image, Mask
 from al_dagster.vision.revisions import code_revision
 from al_dagster.vision.sam2_network import Features, Sam2Network, TransformersSam2, read_model, read_statistics
-from al_dagster.vision.sam2_transforms import crop_masks, mask_windows, network_input
+from al_dagster.vision.sam2_transforms import crop_masks, mask_windows
 from al_dagster.vision.torch_runtime import Runtime, TorchModel
 from al_dagster.vision.weights import Weights
 
@@ -75,6 +76,7 @@ class Sam2Segmenter(TorchModel):
 
     def _build(self) -> Sam2Network:
         network = self._network()
+        self.weights.check()
         if self.runtime.compile:
             network.compile_halves()
         return network.eval()
@@ -192,7 +194,8 @@ class Sam2Segmenter(TorchModel):
         def call(some: Sequence[Image]) -> list[Features]:
             network = self.network
             with torch.inference_mode():
-                pixels = network_input(some, network.size, network.mean, network.std, self.device, self.dtype)
+                pictures = (picture(image, self.device) for image in some)
+                pixels = network_input(pictures, network.size, network.mean, network.std, self.device, self.dtype)
                 levels = network.features(self._filled(pixels))
             return list(zip(*(level[: len(some)].unbind() for level in levels), strict=True))
 

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from al_dagster.core.errors import UserError
+from al_dagster.vision.precision import FullPrecision
 from al_dagster.vision.sam2 import Sam2Segmenter
 from al_dagster.vision.sam2_conversion import to_meta
 from al_dagster.vision.sam2_network import (
     Features,
-    FullPrecision,
     Sam2Network,
     model_type,
     read_model,

@@ -2,7 +2,6 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import nn
 
 from al_dagster.core.errors import UserError
+from al_dagster.vision.checkpoints import read_network
+from al_dagster.vision.precision import FullPrecision
 
 Features = tuple[torch.Tensor, ...]
 """An image's features, each (channels, height, width), at strides 4, 8 and 16; or a batch of them."""
@@ -59,28 +60,6 @@ class Sam2Network(nn.Module, ABC):
     @abstractmethod
     def compile_halves(self) -> None:
         """Have torch compile the two halves at their first calls, for each size of batch anew."""
-
-
-class FullPrecision(nn.Module):
-    """A module that stays in float32 when what it is part of changes its precision, and moves with it all the same.
-
-    Places of prompts need it: bfloat16 has 8 bits, which on an input of 1024 pixels is up to 4 pixels.
-
-    Args:
-        module: the module.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "FullPrecision":
-        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
-        return self
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module gives."""
-        return self.module(*args, **kwargs)
 
 
 class TransformersSam2(Sam2Network):
@@ -137,7 +116,7 @@ def read_model(folder: Path) -> Any:
         folder: config.json and model.safetensors, as published for transformers.
 
     Raises:
-        UserError: the folder has no checkpoint, or one of another architecture.
+        UserError: the folder has no whole checkpoint, or one of another architecture.
     """
     import transformers
 
@@ -147,13 +126,7 @@ def read_model(folder: Path) -> Any:
             f"{folder}: is a {model_type(folder)!r} checkpoint; "
             f"a SAM 2 segmenter needs one of {', '.join(MODEL_CLASSES)}"
         )
-    try:
-        model = getattr(transformers, name).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-    except (OSError, ImportError) as error:
-        raise UserError(f"{folder}: the checkpoint cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-    return model.eval()
+    return read_network(getattr(transformers, name), folder)
 
 
 def model_type(folder: Path) -> str:

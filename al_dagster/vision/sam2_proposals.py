@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torchvision.ops import nms
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.project import PROPOSAL
 from al_dagster.vision.mask_cleaning import clean_mask
 from al_dagster.vision.parallel import map_images
-from al_dagster.vision.protocols import PROPOSAL, Image, Mask, Prompt
+from al_dagster.vision.protocols import Image, Mask, Prompt
 from al_dagster.vision.revisions import code_revision
 from al_dagster.vision.sam2 import Sam2Segmenter, image_sizes, trimmed
 from al_dagster.vision.sam2_network import Features

@@ -1,50 +1,13 @@
-"""From images to the input of a network, and from its low-resolution masks back to pixels of the images."""
+"""From the low-resolution masks of a network back to pixels of the images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.transforms.v2 import functional as transforms
-
-from al_dagster.vision.protocols import Image
-
-LARGEST_ON_DEVICE = 32_000_000
-"""Bytes of an image up to which it is resized on the device, which takes four times as much; a larger one is before."""
 
 PIXELS_AT_ONCE = 1 << 22
 """Pixels of masks computed at once; each takes about 10 bytes meanwhile."""
-
-
-def network_input(
-    images: Sequence[Image],
-    size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """Images squeezed to a square and normalised: (n, 3, size, size).
-
-    It is what the image processor of transformers gives (bilinear with antialiasing, rounded to whole grey levels): on
-    the CPU to 1e-5, on a GPU, where torch rounds differently, to one grey level.
-
-    Args:
-        images: n images of any sizes.
-        size: side of the square, pixels.
-        mean: of each channel, on a scale of 0–1.
-        std: of each channel, on the same scale.
-        device: where the result is; images go there as bytes.
-        dtype: precision of the result.
-    """
-    squares = torch.empty((len(images), 3, size, size), dtype=torch.uint8, device=device)
-    for square, image in zip(squares, images, strict=True):
-        pixels = torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
-        if image.nbytes <= LARGEST_ON_DEVICE:
-            pixels = pixels.to(device)
-        square.copy_(transforms.resize(pixels, [size, size], transforms.InterpolationMode.BILINEAR, antialias=True))
-    shift, scale = (torch.tensor(values, device=device).view(3, 1, 1) * 255 for values in (mean, std))
-    return ((squares.float() - shift) / scale).to(dtype)
 
 
 def crop_masks(logits: torch.Tensor, windows: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[NDArray[np.bool_]]:

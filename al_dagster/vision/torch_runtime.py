@@ -1,10 +1,9 @@
-"""Running models in torch: on which device, how many stay in its memory, and batches that fit into what is left."""
+"""Running models in torch: on which device, loaded while they are needed, in batches that fit into its memory."""
 
+import gc
 import re
-import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,23 +12,21 @@ import structlog
 import torch
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.memory import is_out_of_memory
+from al_dagster.vision.residency import Residency
 
-GIB = 1024**3
 ROOM_USED = 0.8
 """Share of the free memory that a micro-batch may be measured to take."""
 
-WEIGHTS_SHARE = 0.5
-"""Share of the memory budget that weights may take; the rest is for what the models compute."""
+MORE_ROOM = (
+    "close other programs that use it, raise AL_MAX_VRAM_GB, or choose smaller models (`al models list` shows what "
+    "each needs)"
+)
+
+COMPILED_SHAPES = 32
+"""Shapes that one piece of code is compiled for, those of all models together; torch itself would give up after 8."""
 
 DEVICE = re.compile(r"cpu|cuda(:(0|[1-9][0-9]?))?")
-
-OUT_OF_MEMORY = re.compile(
-    r"out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc|alloc_failed"
-    r"|could not (create|execute) a primitive(?! descriptor)",
-    re.IGNORECASE,
-)
-"""What errors say of it that are not of a class of their own: those of the allocators, of C++, of cuBLAS and cuDNN, and
-of oneDNN, which does not give the reason."""
 
 logger = structlog.get_logger(__name__)
 
@@ -38,58 +35,6 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-class Residency:
-    """Which models are in the device's memory: within a budget, the least recently used leaves first.
-
-    Args:
-        max_vram_gb: GiB of device memory that this process may use; None for all there is.
-    """
-
-    def __init__(self, max_vram_gb: float | None = None) -> None:
-        self.max_bytes = None if max_vram_gb is None else int(max_vram_gb * GIB)
-        self._resident: OrderedDict[TorchModel, int] = OrderedDict()
-        self.lock = threading.RLock()
-        """Held while a model comes or goes. It is one for all of them, since one that comes may make another go."""
-
-    def hold(self, device: torch.device) -> None:
-        """Have torch hold this process to the budget on a GPU."""
-        if self.max_bytes is not None and device.type == "cuda":
-            total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, self.max_bytes / total), device)
-
-    def make_room(self, size: int) -> None:
-        """Unload models until weights of ``size`` bytes are within the budget, or none is left."""
-        with self.lock:
-            while self._resident and self.max_bytes is not None:
-                if sum(self._resident.values()) + size <= self.max_bytes * WEIGHTS_SHARE:
-                    return
-                next(iter(self._resident)).unload()
-
-    def entered(self, model: "TorchModel", size: int) -> None:
-        """Note that the weights of a model, ``size`` bytes, are in the memory."""
-        with self.lock:
-            self._resident[model] = size
-
-    def used(self, model: "TorchModel") -> None:
-        """Note that a model was used just now."""
-        with self.lock:
-            if model in self._resident:
-                self._resident.move_to_end(model)
-
-    def gone(self, model: "TorchModel") -> None:
-        """Note that a model has left the memory."""
-        with self.lock:
-            self._resident.pop(model, None)
-
-    def release_others(self, model: "TorchModel") -> bool:
-        """Unload every model but this one; returns whether there was one."""
-        with self.lock:
-            others = [other for other in self._resident if other is not model]
-            for other in others:
-                other.unload()
-            return bool(others)
 
 
 @dataclass(frozen=True)
@@ -139,6 +84,8 @@ class TorchModel(ABC):
         runtime: where it runs.
     """
 
+    model_id: str
+
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._module: torch.nn.Module | None = None
@@ -160,28 +107,38 @@ class TorchModel(ABC):
 
     @property
     def module(self) -> torch.nn.Module:
-        """The network on its device, loaded if it is not."""
+        """The network on its device, loaded if it is not; the other models leave where there is no room otherwise.
+
+        Raises:
+            UserError: there is no room even then.
+        """
+        residency = self.runtime.residency
         with self._lock:
-            if self._module is None:
-                built = self._build().to(self.dtype)
-                size = sum(tensor.nbytes for tensor in (*built.parameters(), *built.buffers()))
-                self._module = self._moved(built, size)
-                logger.info("model loaded", model=type(self).__name__, device=str(self.device), mb=round(size / 1e6))
-            self.runtime.residency.used(self)
+            while self._module is None:
+                try:
+                    self._module = self._loaded()
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    _forget_frames(error)
+                    if not residency.release_others(self):
+                        raise UserError(
+                            f"there is not enough memory to load {self.model_id} on {self.device}; {MORE_ROOM}"
+                        ) from None
+            residency.used(self)
             return self._module
 
-    def _moved(self, built: torch.nn.Module, size: int) -> torch.nn.Module:
-        """The network on its device; the other models leave it where there is no room otherwise."""
+    def _loaded(self) -> torch.nn.Module:
         residency = self.runtime.residency
+        if self.runtime.compile:
+            torch._dynamo.config.recompile_limit = COMPILED_SHAPES
+        built = self._build().to(self.dtype)
+        size = sum(tensor.nbytes for tensor in (*built.parameters(), *built.buffers()))
         residency.hold(self.device)
         residency.make_room(size)
-        try:
-            moved = built.to(self.device)
-        except Exception as error:
-            if not is_out_of_memory(error) or not residency.release_others(self):
-                raise
-            moved = built.to(self.device)
+        moved = built.to(self.device)
         residency.entered(self, size)
+        logger.info("model loaded", model=self.model_id, device=str(self.device), mb=round(size / 1e6))
         return moved
 
     def load(self) -> None:
@@ -195,6 +152,8 @@ class TorchModel(ABC):
                 return
             self._module = None
             self.runtime.residency.gone(self)
+        # A compiled module holds itself in a cycle.
+        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -247,8 +206,7 @@ class MicroBatches:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                # The traceback keeps the tensors of the failed call alive.
-                error.__traceback__ = None
+                _forget_frames(error)
                 self._shrink(len(some))
                 continue
             if len(found) != len(some):
@@ -286,14 +244,11 @@ class MicroBatches:
             self.size = tried // 2
             logger.warning("out of memory, trying smaller batches", items=self.size)
         elif not self._make_room():
-            raise UserError(
-                f"one image needs more memory than {self._device} has left; close other programs that use it, raise "
-                "AL_MAX_VRAM_GB, or choose smaller models (`al models list` shows what each needs)"
-            )
+            raise UserError(f"one image needs more memory than {self._device} has left; {MORE_ROOM}")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, on a GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the frames of an error and of those behind it, which keep the tensors of a failed call alive."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

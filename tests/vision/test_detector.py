@@ -7,8 +7,9 @@ import pytest
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.geometry import iou_matrix
+from al_dagster.core.project import PROPOSAL
 from al_dagster.vision.detector import OpenCvDetector
-from al_dagster.vision.protocols import PROPOSAL, Prompt
+from al_dagster.vision.protocols import Prompt
 
 PHOTOS = {
     "bus": ("ultralytics", "assets/bus.jpg"),

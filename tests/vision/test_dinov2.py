@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoImageProcessor, AutoModel
 
+from al_dagster.core.errors import UserError
 from al_dagster.vision import dinov2
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.dinov2 import DinoV2Embedder
@@ -164,3 +165,20 @@ def test_the_full_checkpoint_has_the_shape_of_the_real_one(tmp_path: Path) -> No
     with torch.device("meta"):
         model = Dinov2Model(Dinov2Config(patch_size=14, **scales["full"]))
     assert sum(parameter.numel() for parameter in model.parameters()) == 86_580_480
+
+
+def test_weights_that_were_replaced_before_they_are_loaded_are_refused(
+    weights: Weights, crops: Crops, tmp_path: Path
+) -> None:
+    installed = fetch("dinov2-base", models_dir=tmp_path / "models", source=weights.folder).weights
+    embedder = DinoV2Embedder(installed, Runtime("cpu"), "dinov2_base_v1")
+    again = DinoV2Embedder(installed, Runtime("cpu"), "dinov2_base_v1")
+    again.load()
+    runpy.run_path(str(CHECKPOINTS))["build_dinov2"](tmp_path / "other", "tiny", seed=1)
+    fetch("dinov2-base", models_dir=tmp_path / "models", source=tmp_path / "other")
+    with pytest.raises(UserError, match="model dinov2-base was replaced during this run"):
+        embedder.embed(crops)
+    assert again.embed(crops).shape == (len(crops), again.dimension)
+    again.unload()
+    with pytest.raises(UserError, match="model dinov2-base was replaced during this run"):
+        again.embed(crops)

@@ -5,11 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.project import UNKNOWN
 from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
 from al_dagster.vision.fewshot import REVISION, TURN_STEP, SupportSet, classify, load_support, turned
 from al_dagster.vision.grabcut import GrabCutSegmenter
 from al_dagster.vision.hog_color import HogColorEmbedder
-from al_dagster.vision.protocols import UNKNOWN, Mask
+from al_dagster.vision.protocols import Mask
 
 
 def _unit(*rows):

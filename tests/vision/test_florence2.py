@@ -3,6 +3,7 @@
 import json
 import runpy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from PIL import Image as PilImage
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.project import PROPOSAL
 from al_dagster.vision.florence2 import Florence2Detector
-from al_dagster.vision.protocols import P_BOX, P_LABEL, PROPOSAL, Prompt
+from al_dagster.vision.protocols import P_BOX, P_LABEL, Prompt
 from al_dagster.vision.torch_runtime import Runtime
-from al_dagster.vision.weights import Weights
+from al_dagster.vision.weights import record
 
 TASK = "<OPEN_VOCABULARY_DETECTION>"
 GREEDY = {"num_beams": 1, "do_sample": False, "no_repeat_ngram_size": 0, "early_stopping": False, "max_new_tokens": 64}
@@ -64,9 +66,12 @@ def folder(tmp_path_factory, _one_thread):
     return path
 
 
-def build(folder, *, revision="0123456789ab", compiled=False, **options):
-    weights = Weights("florence-2-tiny", folder, revision, None, 1)
-    return Florence2Detector(weights, Runtime("cpu", compile=compiled), **options)
+def weights_of(folder):
+    return record(folder, "florence-2-tiny", origin="a test")
+
+
+def build(folder, *, compiled=False, **options):
+    return Florence2Detector(weights_of(folder), Runtime("cpu", compile=compiled), **options)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +195,7 @@ def test_each_image_is_encoded_once_however_many_phrases_are_asked(detector):
 def test_images_are_prepared_as_the_checkpoint_prepares_them(folder, reference, device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
-    detector = Florence2Detector(Weights("florence-2-tiny", folder, "0", None, 1), Runtime(device), max_new_tokens=2)
+    detector = Florence2Detector(weights_of(folder), Runtime(device), max_new_tokens=2)
     noise = np.random.default_rng(0).integers(0, 256, (150, 210, 3)).astype(np.uint8)
     images = [noise, *IMAGES.values()]
     prepared = []
@@ -313,12 +318,22 @@ class Half(Runtime):
 
 
 def test_half_the_precision_finds_the_same_objects(folder, detector):
-    half = Florence2Detector(Weights("florence-2-tiny", folder, "0", None, 1), Half("cpu"), max_new_tokens=64)
+    half = Florence2Detector(weights_of(folder), Half("cpu"), max_new_tokens=64)
     assert half.module.dtype == torch.bfloat16
     images = [IMAGES["wide"], IMAGES["tall"]]
     for found, expected in zip(half.detect(images, BOTH), detector.detect(images, BOTH), strict=True):
         assert sorted(found.xyxy[:, 2].round(1).tolist()) == pytest.approx(sorted(expected.xyxy[:, 2]), abs=0.2)
         assert sorted(found.class_id.tolist()) == sorted(expected.class_id.tolist())
+
+
+def test_the_words_to_choose_from_are_compared_in_full_precision(folder):
+    half = Florence2Detector(weights_of(folder), Half("cpu"), max_new_tokens=64)
+    logits = []
+    half.module.lm_head.register_forward_hook(lambda _, __, given: logits.append(given))
+    half.detect([IMAGES["wide"]], BOTH)
+    assert {one.dtype for one in logits} == {torch.float32}
+    rounded = torch.cat(logits).bfloat16().float()
+    assert not torch.equal(rounded, torch.cat(logits))
 
 
 def test_no_images_have_no_detections(detector):
@@ -345,12 +360,19 @@ def test_any_phrase_can_be_asked(detector):
     assert len(found) == 0
 
 
+def test_weights_that_were_replaced_before_they_are_loaded_are_refused(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "florence2")
+    detector = build(copied)
+    (copied / "notes.txt").write_text("another release")
+    weights_of(copied)
+    with pytest.raises(UserError, match="model florence-2-tiny was replaced during this run"):
+        detector.detect([IMAGES["wide"]], BOTH)
+
+
 def test_the_revision_changes_with_the_weights_and_the_parameters(folder):
-    revisions = {
-        build(folder).revision,
-        build(folder, revision="f" * 12).revision,
-        build(folder, max_new_tokens=9).revision,
-    }
+    weights = weights_of(folder)
+    others = Florence2Detector(replace(weights, revision="f" * 12), Runtime("cpu"))
+    revisions = {build(folder).revision, others.revision, build(folder, max_new_tokens=9).revision}
     assert len(revisions) == 3
-    assert all(revision[:12] in ("0123456789ab", "f" * 12) for revision in revisions)
+    assert all(revision[:12] in (weights.revision, "f" * 12) for revision in revisions)
     assert build(folder).revision == build(folder).revision

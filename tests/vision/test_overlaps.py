@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from al_dagster.core.project import UNKNOWN
 from al_dagster.vision.overlaps import resolve_overlaps
-from al_dagster.vision.protocols import UNKNOWN, Classification, Mask
+from al_dagster.vision.protocols import Classification, Mask
 
 
 def _block(x, y, width, height=20):

@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from al_dagster.core.project import PROPOSAL
 from al_dagster.vision.detector import OpenCvDetector
 from al_dagster.vision.grabcut import GrabCutSegmenter
 from al_dagster.vision.parallel import map_images, stream_calls
-from al_dagster.vision.protocols import PROPOSAL, Prompt
+from al_dagster.vision.protocols import Prompt
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -54,7 +55,8 @@ from al_dagster.vision.crops import crop_object
 from al_dagster.vision.detector import OpenCvDetector
 from al_dagster.vision.grabcut import GrabCutSegmenter
 from al_dagster.vision.hog_color import HogColorEmbedder
-from al_dagster.vision.protocols import PROPOSAL, Prompt
+from al_dagster.core.project import PROPOSAL
+from al_dagster.vision.protocols import Prompt
 rng = np.random.default_rng(5)
 image = np.full((240, 320, 3), (60, 90, 120), np.uint8)
 cv2.circle(image, (90, 100), 30, (200, 190, 60), -1)

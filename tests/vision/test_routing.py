@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.project import PROPOSAL
 from al_dagster.vision.detector import OpenCvDetector
-from al_dagster.vision.protocols import P_BOX, P_LABEL, PROPOSAL, Image, Prompt
+from al_dagster.vision.protocols import P_BOX, P_LABEL, Image, Prompt
 from al_dagster.vision.routing import RoutedDetector
 
 COLOURS = {"red": (200, 40, 40), "green": (30, 170, 60), "blue": (30, 40, 190)}

@@ -1,4 +1,5 @@
 import runpy
+import shutil
 import weakref
 from itertools import chain, pairwise
 from pathlib import Path
@@ -8,13 +9,15 @@ import pytest
 import torch
 from transformers import EdgeTamModel, Sam2Model, Sam2Processor
 
-from al_dagster.vision import sam2, sam2_transforms
+from al_dagster.core.errors import UserError
+from al_dagster.vision import network_input, sam2, sam2_transforms
 from al_dagster.vision.grabcut import whole_pixels
 from al_dagster.vision.mask_cleaning import clean_mask
 from al_dagster.vision.protocols import Mask
+from al_dagster.vision.residency import Residency
 from al_dagster.vision.sam2 import Sam2Segmenter
-from al_dagster.vision.torch_runtime import Residency, Runtime
-from al_dagster.vision.weights import Weights
+from al_dagster.vision.torch_runtime import Runtime
+from al_dagster.vision.weights import Weights, record
 
 MODELS = {"sam2": Sam2Model, "edgetam": EdgeTamModel}
 
@@ -42,7 +45,7 @@ def name(request):
 
 
 def weights_of(folder: Path) -> Weights:
-    return Weights("tiny", folder, "0123456789ab", None, 0)
+    return record(folder, "tiny", origin="a test")
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +164,7 @@ def test_a_large_image_with_many_boxes_is_cut_in_steps(segmenter, images, monkey
     large = np.repeat(np.repeat(images[0], 10, 0), 10, 1)
     many = np.tile(np.array([[0.0, 0, 1200, 900], [100, 100, 400, 300]]), (3, 1))
     whole = segmenter.segment([large], [many])[0]
-    monkeypatch.setattr(sam2_transforms, "LARGEST_ON_DEVICE", 0)
+    monkeypatch.setattr(network_input, "LARGEST_ON_DEVICE", 0)
     monkeypatch.setattr(sam2_transforms, "PIXELS_AT_ONCE", 100_000)
     masks = segmenter.segment([large], [many])[0]
     assert [mask.pixels.shape for mask in masks] == [(900, 1200), (200, 300)] * 3
@@ -240,11 +243,20 @@ def test_the_revision_says_which_weights_and_the_budget_counts_them(checkpoints)
     residency = Residency(8)
     segmenter = Sam2Segmenter(weights_of(checkpoints["sam2"]), Runtime("cpu", residency=residency))
     assert segmenter.model_id == "tiny"
-    assert segmenter.revision.startswith("0123456789ab.")
+    assert segmenter.revision.startswith(f"{segmenter.weights.revision}.")
     segmenter.load()
     assert not residency.release_others(segmenter)
     assert residency.release_others(Sam2Segmenter(weights_of(checkpoints["sam2"]), Runtime("cpu")))
     assert segmenter._module is None
+
+
+def test_weights_that_were_replaced_before_they_are_loaded_are_refused(tmp_path, checkpoints, images, boxes):
+    folder = shutil.copytree(checkpoints["sam2"], tmp_path / "sam2")
+    segmenter = Sam2Segmenter(weights_of(folder), Runtime("cpu"))
+    (folder / "notes.txt").write_text("another release")
+    weights_of(folder)
+    with pytest.raises(UserError, match="model tiny was replaced during this run"):
+        segmenter.segment(images[:1], boxes[:1])
 
 
 def test_prompts_for_another_number_of_images_are_refused(segmenter, images, boxes):

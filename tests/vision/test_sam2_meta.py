@@ -1,4 +1,5 @@
 import runpy
+import shutil
 import sys
 from dataclasses import dataclass
 from itertools import chain
@@ -15,7 +16,7 @@ from al_dagster.vision.sam2 import Sam2Segmenter
 from al_dagster.vision.sam2_conversion import PLACES, to_meta
 from al_dagster.vision.sam2_meta import MetaSam2, MetaSam2Segmenter, require_sam2
 from al_dagster.vision.torch_runtime import Runtime
-from al_dagster.vision.weights import Weights
+from al_dagster.vision.weights import record
 
 LARGEST_DIFFERENCE = 2e-5
 """Of a mask logit, between the two implementations, in float32; logits are up to about 30."""
@@ -35,7 +36,7 @@ def one_thread():
 def weights(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sam2")
     BUILDERS["build_sam2"](folder, "tiny", seed=request.param)
-    return Weights("tiny", folder, "0123456789ab", None, 0)
+    return record(folder, "tiny", origin="a test")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,16 @@ def test_without_the_package_the_error_names_the_extra(weights, monkeypatch):
         MetaSam2Segmenter(weights, Runtime("cpu")).load()
 
 
+def test_weights_that_were_replaced_before_they_are_loaded_are_refused(weights, tmp_path):
+    folder = shutil.copytree(weights.folder, tmp_path / "sam2")
+    segmenter = MetaSam2Segmenter(record(folder, "tiny", origin="a test"), Runtime("cpu"))
+    (folder / "notes.txt").write_text("another release")
+    record(folder, "tiny", origin="a test")
+    with pytest.raises(UserError, match="model tiny was replaced during this run"):
+        segmenter.load()
+
+
 def test_an_edgetam_checkpoint_is_refused(tmp_path):
     BUILDERS["build_edgetam"](tmp_path, "tiny")
     with pytest.raises(UserError, match="'edgetam' checkpoint, which Meta's sam2 package cannot run"):
-        MetaSam2Segmenter(Weights("edgetam", tmp_path, "0123456789ab", None, 0), Runtime("cpu")).load()
+        MetaSam2Segmenter(record(tmp_path, "edgetam", origin="a test"), Runtime("cpu")).load()

@@ -12,7 +12,7 @@ from transformers import Sam2Model, Sam2VideoConfig, Sam2VideoModel
 from al_dagster.core.errors import UserError
 from al_dagster.vision.sam2 import Sam2Segmenter
 from al_dagster.vision.torch_runtime import Runtime
-from al_dagster.vision.weights import Weights
+from al_dagster.vision.weights import Weights, record
 
 BOXES = np.array([[10.0, 10, 60, 60], [5, 40.5, 100, 80], [80, 5, 110, 30]])
 
@@ -39,7 +39,7 @@ def image():
 
 
 def weights_of(folder: Path) -> Weights:
-    return Weights("tiny", folder, "0123456789ab", None, 0)
+    return record(folder, "tiny", origin="a test")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ import supervision as sv
 import torch
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.project import PROPOSAL
 from al_dagster.vision import sam2
-from al_dagster.vision.protocols import PROPOSAL, Prompt
+from al_dagster.vision.protocols import Prompt
 from al_dagster.vision.sam2 import Sam2Segmenter
 from al_dagster.vision.sam2_network import Features, Sam2Network
 from al_dagster.vision.sam2_proposals import ProposalFilters, Sam2Proposer, point_grid, stability_scores
 from al_dagster.vision.torch_runtime import Runtime
-from al_dagster.vision.weights import Weights
+from al_dagster.vision.weights import record
 
 DISC, BAR = (31, 41, 80, 90), (100, 60, 151, 101)
 """Boxes of what ``scene`` shows, x1, y1, x2, y2."""
@@ -33,7 +34,7 @@ def segmenter(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     build = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "checkpoints_sam2.py"))
     build[f"build_{request.param}"](folder, "tiny", seed=2)
-    return Sam2Segmenter(Weights("tiny", folder, "0123456789ab", None, 0), Runtime("cpu"))
+    return Sam2Segmenter(record(folder, "tiny", origin="a test"), Runtime("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ class ColourSegmenter(Sam2Segmenter):
 
 @pytest.fixture
 def colours(tmp_path):
-    return ColourSegmenter(Weights("colours", tmp_path, "0123456789ab", None, 0), Runtime("cpu"))
+    return ColourSegmenter(record(tmp_path, "colours", origin="a test"), Runtime("cpu"))
 
 
 def overlap(one: np.ndarray, other: tuple[int, ...]) -> float:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from al_dagster.core.errors import UserError
-from al_dagster.vision.torch_runtime import GIB, MicroBatches, Residency, Runtime, TorchModel, is_out_of_memory
+from al_dagster.vision.residency import GIB, Residency
+from al_dagster.vision.torch_runtime import MicroBatches, Runtime, TorchModel
 
 CPU = torch.device("cpu")
 LAYER_BYTES = 4 * (16 * 16 + 16)
@@ -31,6 +32,8 @@ def _one_thread() -> Iterator[None]:
 class Layer(TorchModel):
     """One linear layer of 1088 bytes."""
 
+    model_id = "layer"
+
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.builds = 0
@@ -45,20 +48,20 @@ class Layer(TorchModel):
 
 
 class Crowded(nn.Linear):
-    """A layer that the device has no room for as often as it is told."""
-
-    refusals = 1
+    """A layer that the device has no room for."""
 
     def to(self, *args: object, **kwargs: object) -> nn.Module:
-        if any(isinstance(value, torch.device) for value in args) and self.refusals:
-            self.refusals -= 1
+        if any(isinstance(value, torch.device) for value in args):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().to(*args, **kwargs)
 
 
 class CrowdedLayer(Layer):
+    """One that there is no room for when it is loaded first."""
+
     def _build(self) -> nn.Module:
-        return Crowded(16, 16).eval()
+        built = super()._build()
+        return Crowded(16, 16).eval() if self.builds == 1 else built
 
 
 def budget(layers: float) -> Residency:
@@ -177,39 +180,14 @@ def test_a_batch_of_no_items_is_refused() -> None:
         MicroBatches(CPU, 0)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("CUDA error: out of memory"),
-        RuntimeError("could not create a primitive"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        MemoryError(),
-    ],
-)
-def test_what_libraries_say_of_too_little_memory_is_understood(error: Exception) -> None:
-    assert is_out_of_memory(error)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("could not create a primitive descriptor for a convolution"),
-        RuntimeError("CUDA error: device-side assert triggered"),
-        ValueError("out of memory"),
-    ],
-)
-def test_other_errors_are_not_taken_for_too_little_memory(error: Exception) -> None:
-    assert not is_out_of_memory(error)
-
-
 LIMITED = """
 import json, resource
 from pathlib import Path
 import torch
 from torch import nn
 from al_dagster.core.errors import UserError
-from al_dagster.vision.torch_runtime import MicroBatches, is_out_of_memory
+from al_dagster.core.memory import is_out_of_memory
+from al_dagster.vision.torch_runtime import MicroBatches
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -326,6 +304,33 @@ def test_without_a_budget_every_model_stays() -> None:
     assert all(layer.loaded for layer in layers)
 
 
+class Guest:
+    """Something other than a network that takes memory; it does not say itself when it leaves."""
+
+    def __init__(self) -> None:
+        self.unloads = 0
+
+    def unload(self) -> None:
+        self.unloads += 1
+
+
+def test_whatever_can_be_unloaded_leaves_once_when_there_is_no_room() -> None:
+    residency = budget(2)
+    guest, layer = Guest(), Layer(Runtime("cpu", residency=residency))
+    layer.load()
+    assert residency.max_bytes is not None
+    residency.make_room(residency.max_bytes)
+    assert not layer.loaded
+    residency.entered(guest, residency.max_bytes)
+    layer.load()
+    assert (layer.loaded, guest.unloads) == (True, 1)
+    assert not residency.release_others(layer)
+    residency.entered(guest, residency.max_bytes)
+    assert residency.release_others(layer)
+    assert not residency.release_others(layer)
+    assert (layer.loaded, guest.unloads) == (True, 2)
+
+
 def test_releasing_the_others_leaves_the_one_that_asked() -> None:
     runtime = Runtime("cpu")
     first, second, third = (Layer(runtime) for _ in range(3))
@@ -364,11 +369,37 @@ def test_where_a_model_has_no_room_the_others_leave() -> None:
 def test_a_model_that_could_not_be_loaded_is_not_counted() -> None:
     residency = budget(1)
     crowded, layer = (made(Runtime("cpu", residency=residency)) for made in (CrowdedLayer, Layer))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match="not enough memory to load layer on cpu; close other programs"):
         crowded.load()
     assert not residency.release_others(layer)
     layer.load()
     assert layer.loaded
+
+
+def test_a_batch_is_not_halved_because_its_model_cannot_be_loaded() -> None:
+    layer = CrowdedLayer(Runtime("cpu"))
+    with pytest.raises(UserError, match="not enough memory to load layer"):
+        layer.micro_batches(32).run(range(32), lambda items: [layer.module] * len(items))
+    assert layer.builds == 1
+
+
+def test_an_unloaded_model_leaves_the_memory_at_once_compiled_or_not() -> None:
+    class CompiledLayer(Layer):
+        def _build(self) -> nn.Module:
+            built = super()._build()
+            built.compile()
+            return built
+
+    for kind in (Layer, CompiledLayer):
+        layer = kind(Runtime("cpu"))
+        layer.load()
+        held = weakref.ref(next(layer.module.parameters()))
+        gc.disable()
+        try:
+            layer.unload()
+            assert held() is None
+        finally:
+            gc.enable()
 
 
 class Meeting(Residency):
