@@ -52,6 +52,7 @@ class DinoV2Embedder(TorchModel):
         self.revision = f"{weights.revision}.{CODE_VERSION}"
         self.version_id = version_id
         self.dimension = int(AutoConfig.from_pretrained(weights.folder, local_files_only=True).hidden_size)
+        self.groups: tuple[int, ...] = (self.dimension,)
         self._processor: Any = AutoImageProcessor.from_pretrained(weights.folder, local_files_only=True)
         self._batches = self.micro_batches(MOST_CROPS)
 

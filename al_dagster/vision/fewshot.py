@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.project import UNKNOWN
-from al_dagster.vision import overlaps
+from al_dagster.vision import group_weights, overlaps
 from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
+from al_dagster.vision.group_weights import GroupWeights, learn_weights
 from al_dagster.vision.parallel import be_repeatable
 from al_dagster.vision.protocols import Classification, Embedder, Image, Segmenter
 from al_dagster.vision.revisions import code_revision
@@ -26,10 +27,20 @@ LEAST_SCORE = 0.2
 TURN_STEP = 15
 """Degrees between the turns in which each support picture is taken."""
 
+TURNS = 360 // TURN_STEP
+"""Vectors of each example, that of the picture as it is first."""
+
 MARGIN = 0.06
 """Share of a support picture's side, at each edge, that is taken to be background."""
 
-REVISION = code_revision("2", margin=MARGIN, least_score=LEAST_SCORE, turn_step=TURN_STEP, overlaps=overlaps.PARAMETERS)
+REVISION = code_revision(
+    "3",
+    margin=MARGIN,
+    least_score=LEAST_SCORE,
+    turn_step=TURN_STEP,
+    weights=group_weights.PARAMETERS,
+    overlaps=overlaps.PARAMETERS,
+)
 """Changes with whatever classifications depend on besides vectors, masks, boxes and thresholds."""
 
 
@@ -39,7 +50,9 @@ class SupportSet:
 
     Args:
         vectors: for each class, (k, dimension), float32, L2 norm 1.
-        background: (k, dimension): vectors of what is no object of any class; may be empty.
+        background: (k, dimension): vectors of what is no object of any class; or None.
+        weights: how vectors are weighed before they are compared; None where they are compared as they are.
+        compared: the vectors of each class, and of ``_background`` if there is any, weighed.
         revision: 16 hex characters that change when a class or a vector does.
 
     Raises:
@@ -48,6 +61,8 @@ class SupportSet:
 
     vectors: Mapping[str, NDArray[np.float32]]
     background: NDArray[np.float32] | None = None
+    weights: GroupWeights | None = None
+    compared: Mapping[str, NDArray[np.float32]] = field(init=False, repr=False)
     revision: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +74,7 @@ class SupportSet:
             raise ValueError(f"vectors of {', '.join(wrong)} must have shape (k, dimension), k at least 1")
         if len({array.shape[1] for array in arrays.values()}) > 1:
             raise ValueError(f"dimensions differ: { {name: array.shape[1] for name, array in arrays.items()} }")
+        object.__setattr__(self, "compared", {name: self.weighed(array) for name, array in arrays.items()})
         digest = hashlib.sha256()
         for name in sorted(arrays):
             digest.update(f"{name}\x1f{arrays[name].shape}\x1f".encode())
@@ -70,15 +86,19 @@ class SupportSet:
         """The names of the classes."""
         return tuple(self.vectors)
 
+    def weighed(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Vectors as they are compared: (n, dimension), float32, L2 norm 1."""
+        return vectors if self.weights is None else self.weights.weigh(vectors)
+
 
 def classify(
     vectors: NDArray[np.float32], support: SupportSet, threshold: float, top_k: int = 3, min_margin: float = 0.0
 ) -> list[Classification]:
     """Name objects by their vectors.
 
-    A class's score is the mean cosine similarity of its ``top_k`` most similar examples, of all where it has fewer.
-    The best class is taken when its score is at least the threshold, its lead over the second class is at least the
-    margin, and no background example is as near.
+    A class's score is the mean cosine similarity of its ``top_k`` most similar examples, of all where it has fewer; the
+    features are weighed as the support set says. The best class is taken when its score is at least the threshold, its
+    lead over the second class is at least the margin, and no background example is as near.
 
     Args:
         vectors: (n, dimension), L2 norm 1.
@@ -94,12 +114,12 @@ def classify(
     dimension = next(iter(support.vectors.values())).shape[1]
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
         raise ValueError(f"vectors must have shape (n, {dimension}), got {vectors.shape}")
-    names = support.classes
-    scores = np.stack([_class_scores(vectors, support.vectors[name], top_k) for name in names], axis=1)
+    vectors, names = support.weighed(vectors), support.classes
+    scores = np.stack([_class_scores(vectors, support.compared[name], top_k) for name in names], axis=1)
     background = (
         np.full(len(vectors), -np.inf)
         if support.background is None
-        else _class_scores(vectors, support.background, top_k)
+        else _class_scores(vectors, support.compared[BACKGROUND], top_k)
     )
     results = []
     for row, nothing in zip(scores, background, strict=True):
@@ -182,7 +202,9 @@ def picture_crops(
 
 
 def build_support(crops: Mapping[str, Sequence[Image]], embedder: Embedder) -> SupportSet:
-    """Embed examples in 24 turns each, for an embedder may tell how a thing is turned.
+    """Embed examples in 24 turns each, for an embedder may tell how a thing is turned, and learn to tell them apart.
+
+    How much each group of the embedding's features counts is learnt from the examples as they are, unturned.
 
     Args:
         crops: for each class, and perhaps for ``_background``, (side, side, 3) uint8 crops.
@@ -191,11 +213,14 @@ def build_support(crops: Mapping[str, Sequence[Image]], embedder: Embedder) -> S
     be_repeatable()
     vectors = {
         name: np.concatenate(
-            [embedder.embed([turned(crop, angle) for angle in range(0, 360, TURN_STEP)]) for crop in found]
+            [embedder.embed([turned(crop, turn * TURN_STEP) for turn in range(TURNS)]) for crop in found]
         )
         for name, found in crops.items()
     }
-    return SupportSet({name: array for name, array in vectors.items() if name != BACKGROUND}, vectors.get(BACKGROUND))
+    background = vectors.pop(BACKGROUND, None)
+    unturned = {name: array[::TURNS] for name, array in vectors.items()}
+    weights = learn_weights(unturned, None if background is None else background[::TURNS], embedder.groups)
+    return SupportSet(vectors, background, weights)
 
 
 def _crops(folder: Path, read_image: Callable[[Path], Image], segmenter: Segmenter) -> list[Image]:

@@ -39,7 +39,8 @@ class HogColorEmbedder:
 
     def __init__(self) -> None:
         self._hog = cv2.HOGDescriptor((SIDE, SIDE), (16, 16), (16, 16), (8, 8), 9)
-        self.dimension = len(self._features(np.zeros((8, 8, 3), dtype=np.uint8)))
+        self.groups = tuple(map(len, self._features(np.zeros((8, 8, 3), dtype=np.uint8))))
+        self.dimension = sum(self.groups)
         self.revision = code_revision(
             "1",
             side=SIDE,
@@ -69,10 +70,11 @@ class HogColorEmbedder:
         be_repeatable()
         vectors = np.zeros((len(crops), self.dimension), dtype=np.float64)
         for index, crop in enumerate(crops):
-            vectors[index] = self._features(crop)
+            vectors[index] = np.concatenate(self._features(crop))
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
-    def _features(self, crop: Image) -> NDArray[np.float64]:
+    def _features(self, crop: Image) -> list[NDArray[np.floating]]:
+        """The groups of features, the L2 norm of each its weight."""
         picture, inside = aligned(crop)
         filled = outlines.body(inside)
         distances, centre = outlines.reach(filled)
@@ -83,8 +85,7 @@ class HogColorEmbedder:
             "rings": _ring_codes(picture, inside, centre, float(distances.mean())),
             "colour": _colours(picture, inside),
         }
-        scaled = [WEIGHTS[name] * group / max(float(np.linalg.norm(group)), 1e-9) for name, group in groups.items()]
-        return np.concatenate(scaled).astype(np.float64)
+        return [WEIGHTS[name] * group / max(float(np.linalg.norm(group)), 1e-9) for name, group in groups.items()]
 
 
 def aligned(crop: Image) -> tuple[Image, NDArray[np.bool_]]:

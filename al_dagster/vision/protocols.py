@@ -73,7 +73,8 @@ class Classification:
 
     Args:
         label: a class of the support set, or ``Unknown``.
-        score: mean cosine similarity to the nearest examples of the best class, -1 to 1.
+        score: mean cosine similarity to the nearest examples of the best class, -1 to 1; where the embedding has groups
+            of features, they are weighted by how well they tell the examples apart.
         margin: lead of the best class over the second, 0–2; equal to the score where there is one class only.
     """
 
@@ -146,10 +147,13 @@ class Embedder(Model, Protocol):
     Attributes:
         version_id: name of the embedding version, such as ``dinov2_base_v1``; vectors of two versions never mix.
         dimension: length of a vector.
+        groups: as many features of a vector, in their order, as describe one thing, such as shape or colour; the sum is
+            the dimension. What few examples are told apart by is learnt for groups; one group is never changed.
     """
 
     version_id: str
     dimension: int
+    groups: tuple[int, ...]
 
     def embed(self, crops: Sequence[Image]) -> NDArray[np.float32]:
         """Vectors of crops: (n, dimension), float32, L2 norm 1."""

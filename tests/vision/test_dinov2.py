@@ -156,6 +156,7 @@ def test_other_weights_are_another_revision_of_the_same_version(weights: Weights
     assert first.revision.startswith(weights.revision)
     assert first.revision != second.revision
     assert (first.version_id, first.model_id, first.dimension) == (second.version_id, second.model_id, 32)
+    assert first.groups == (32,)
 
 
 def test_the_full_checkpoint_has_the_shape_of_the_real_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from al_dagster.core.project import UNKNOWN
 from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
 from al_dagster.vision.fewshot import REVISION, TURN_STEP, SupportSet, classify, load_support, turned
 from al_dagster.vision.grabcut import GrabCutSegmenter
-from al_dagster.vision.hog_color import HogColorEmbedder
+from al_dagster.vision.hog_color import WEIGHTS, HogColorEmbedder
 from al_dagster.vision.protocols import Mask
 
 
@@ -142,6 +142,36 @@ def test_an_example_is_taken_in_every_turn(folder, read_rgb):
     mask = GrabCutSegmenter().segment([image], [box])[0][0]
     result = classify(HogColorEmbedder().embed([crop_object(image, box[0], mask)]), support, 0.8)[0]
     assert result.label == "bar"
+
+
+def test_examples_of_one_shape_are_told_apart_by_their_colours(tmp_path, read_rgb):
+    rng = np.random.default_rng(0)
+
+    def disc(color, radius):
+        picture = np.full((80, 80, 3), (60, 90, 120), np.uint8)
+        cv2.circle(picture, (40, 40), radius, tuple(int(level) for level in color + rng.integers(-8, 9, 3)), -1)
+        return picture
+
+    colours = {"green": np.array([60, 200, 90]), "pink": np.array([210, 120, 220])}
+    for name, color in colours.items():
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            cv2.imwrite(str(tmp_path / name / f"{number}.png"), disc(color, 24 + 2 * number))
+    support = _load(tmp_path, read_rgb, tuple(colours))
+    embedder, box = HogColorEmbedder(), np.array([[6.0, 6, 74, 74]])
+    crops = []
+    for color in colours.values():
+        image = disc(color, 27)[..., ::-1].copy()
+        crops.append(crop_object(image, box[0], GrabCutSegmenter().segment([image], [box])[0][0]))
+    results = classify(embedder.embed(crops), support, 0.75)
+    assert [result.label for result in results] == list(colours)
+    shares = dict(zip(WEIGHTS, support.weights.learnt, strict=True))
+    assert shares["colour"] > 0.1
+    assert min(result.margin for result in results) > 0.05
+
+
+def test_of_one_example_a_class_nothing_is_learnt(folder, read_rgb):
+    assert _load(folder, read_rgb).weights is None
 
 
 def test_a_turned_crop_shows_the_same_thing_on_neutral_grey():

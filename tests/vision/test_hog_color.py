@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from al_dagster.vision.crops import crop_object
-from al_dagster.vision.hog_color import HogColorEmbedder, aligned
+from al_dagster.vision.hog_color import WEIGHTS, HogColorEmbedder, aligned
 from al_dagster.vision.protocols import Mask
 
 
@@ -31,6 +31,14 @@ def test_vectors_have_length_one_and_the_promised_shape():
     assert vectors.dtype == np.float32
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
     assert np.isfinite(vectors).all()
+
+
+def test_each_group_of_features_has_its_share_of_a_vector():
+    embedder = HogColorEmbedder()
+    assert len(embedder.groups) == len(WEIGHTS)
+    vectors = embedder.embed([np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)])
+    lengths = [np.linalg.norm(part) for part in np.split(vectors[0], np.cumsum(embedder.groups)[:-1])]
+    assert lengths == pytest.approx(np.array(list(WEIGHTS.values())) / np.linalg.norm(list(WEIGHTS.values())), abs=1e-5)
 
 
 def test_no_crops_give_no_vectors():
