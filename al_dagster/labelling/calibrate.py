@@ -22,7 +22,7 @@ from al_dagster.vision.calibration import Fit, fit
 from al_dagster.vision.reliability import Panel, reliability_diagram
 from al_dagster.vision.thresholds import lowest_threshold
 
-PRECISIONS = (0.9, 0.95, 0.99)
+PRECISIONS = (0.8, 0.9, 0.95, 0.99)
 MOST_PANELS = 4
 
 REFIT_SHARE, REFIT_REVIEWS = 0.1, 20

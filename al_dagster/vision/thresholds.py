@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95
-TOLERABLE_ERRORS = 2
+TOLERABLE_ERRORS = (0, 2, 5, 10, 20, 50, 100)
+"""A sequence of tests begins where so many errors are tolerable, as far as there are reviews enough."""
+
 SHORTEST, GROWTH = 10, 1.1
 
 
@@ -68,10 +70,11 @@ def lowest_threshold(
     """The lowest threshold that holds a precision, found so that choosing it does not void its bound.
 
     Thresholds are tested from the top down, in an order that the confidences alone fix: fixed-sequence testing
-    (Angelopoulos et al. 2021, Learn then Test). A test that fails ends a sequence. There are two, since the shortest
-    list that can pass must be perfect: one starts there, one where two errors are tolerable. They share the allowed
-    risk, and one that reaches the start of the other joins it with its part (the fallback procedure, Wiens 2003). So
-    the chosen threshold has the stated precision with the probability ``level``, as if it had been the only one tested.
+    (Angelopoulos et al. 2021, Learn then Test). A test that fails ends a sequence. There are several, since the
+    shortest list that can pass must be perfect, and a few early errors would end the only one: the others start where
+    more errors are tolerable. They share the allowed risk, and one that reaches the start of the next joins it with its
+    part (the fallback procedure, Wiens 2003). So the chosen threshold has the stated precision with the probability
+    ``level``, as if it had been the only one tested.
 
     That holds for objects like the reviewed ones, each reviewed independently: a reviewer who picked the easy ones
     makes it too good, and so do many objects of few images, which tend to be right or wrong together.
@@ -106,10 +109,7 @@ def _sequence(sorted_confidence: NDArray[np.float64], precision: float, risk: fl
     The numbers grow by a tenth, the same for all precisions; equal confidences are never parted.
     """
     total = len(sorted_confidence)
-    late = reviews_needed(precision, TOLERABLE_ERRORS, 1 - risk / 2)
-    starts = {reviews_needed(precision, 0, 1 - risk / 2): risk / 2, late: risk / 2}
-    if total < late:
-        starts = {reviews_needed(precision, 0, 1 - risk): risk}
+    starts, share = _starts(total, precision, risk)
     aims = [SHORTEST]
     while aims[-1] < total:
         aims.append(math.ceil(aims[-1] * GROWTH))
@@ -117,11 +117,20 @@ def _sequence(sorted_confidence: NDArray[np.float64], precision: float, risk: fl
     lowest = sorted_confidence[np.array(aims, dtype=int) - 1]
     counts = np.searchsorted(-sorted_confidence, -lowest, side="right")
     sequence = dict.fromkeys(map(int, counts), 0.0)
-    for start, own in starts.items():
+    for start in starts:
         first = next((count for count in sequence if count >= start), None)
         if first is not None:
-            sequence[first] += own
+            sequence[first] += share
     return list(sequence.items())
+
+
+def _starts(total: int, precision: float, risk: float) -> tuple[list[int], float]:
+    """How many reviews the first test of each sequence takes, and the risk that each sequence starts with."""
+    for sequences in range(len(TOLERABLE_ERRORS), 1, -1):
+        share = risk / sequences
+        if reviews_needed(precision, TOLERABLE_ERRORS[sequences - 1], 1 - share) <= total:
+            return [reviews_needed(precision, errors, 1 - share) for errors in TOLERABLE_ERRORS[:sequences]], share
+    return [reviews_needed(precision, 0, 1 - risk)], risk
 
 
 def perfect_reviews_missing(
@@ -142,5 +151,5 @@ def perfect_reviews_missing(
         return lowest_threshold(surer, right, precision, level) is not None
 
     # A perfect list so long is tested first, whatever comes after it.
-    enough = math.ceil(GROWTH * reviews_needed(precision, 0, 1 - (1 - level) / 2))
+    enough = math.ceil(GROWTH * reviews_needed(precision, 0, 1 - (1 - level) / len(TOLERABLE_ERRORS)))
     return 1 + bisect_left(range(1, enough), True, key=holds)

@@ -62,7 +62,7 @@ def test_it_tells_reviews_errors_and_thresholds_and_shows_the_reliability_diagra
     assert (first["detection_model"], first["method"], first["reviews"]) == ("m@1", "platt", 200)
     assert 0 <= first["ece_calibrated"] < first["ece_raw"] <= 1
     assert (second["method"], second["missing"]) == ("uncalibrated", "1 of 50 reviews")
-    assert [row["precision"] for row in rows(metadata["thresholds"])] == [0.9, 0.95, 0.99]
+    assert [row["precision"] for row in rows(metadata["thresholds"])] == [0.8, 0.9, 0.95, 0.99]
     start = "![](data:image/png;base64,"
     content = base64.b64decode(metadata["reliability"].removeprefix(start).removesuffix(")"), validate=True)
     assert Image.open(io.BytesIO(content)).format == "PNG"

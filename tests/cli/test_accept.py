@@ -36,7 +36,7 @@ def test_confidence_is_uncalibrated_until_it_is_calibrated_and_then_supports_acc
     calibrated = here("calibrate", "-p", "shapes", "--json", home=home).json
     (row,) = calibrated["detectors"]
     assert (row["method"], row["reviews"]) == ("platt", 300)
-    assert [row["precision"] for row in calibrated["thresholds"]] == [0.9, 0.95, 0.99]
+    assert [row["precision"] for row in calibrated["thresholds"]] == [0.8, 0.9, 0.95, 0.99]
     assert calibrated["recalibrated_objects"] == 305
     found = here("objects", "list", "--not-validated", "--min-confidence", "0.9", "--json", home=home).json
     assert [row["calibrated_confidence"] > 0.9 for row in found] == [True] * 4

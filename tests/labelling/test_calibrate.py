@@ -52,10 +52,10 @@ def test_the_table_of_thresholds_says_what_each_precision_would_accept(registry,
     add_reviewed(registry, some_outcomes(400, 3))
     add_reviewed(registry, [(0.999, None)] * 7, first=200)
     rows = calibrate(registry, "shapes").thresholds
-    assert [row["precision"] for row in rows] == [0.9, 0.95, 0.99]
-    assert [row["objects"] for row in rows[:2]] == [7, 7]
-    assert all(row["bound"] >= row["precision"] for row in rows[:2])
-    assert rows[2] == {**rows[2], "confidence": None, "reviews": 0, "bound": None, "objects": 0}
+    assert [row["precision"] for row in rows] == [0.8, 0.9, 0.95, 0.99]
+    assert [row["objects"] for row in rows[:3]] == [7, 7, 7]
+    assert all(row["bound"] >= row["precision"] for row in rows[:3])
+    assert rows[3] == {**rows[3], "confidence": None, "reviews": 0, "bound": None, "objects": 0}
 
 
 def test_calibrating_again_with_the_same_reviews_changes_nothing(registry, add_reviewed, some_outcomes):

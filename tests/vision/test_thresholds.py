@@ -60,6 +60,14 @@ def test_a_higher_precision_never_has_a_lower_threshold():
     assert cut[0] < cut[-1]
 
 
+def test_errors_among_the_surest_do_not_void_what_hundreds_of_reviews_show():
+    correct = np.ones(400, dtype=bool)
+    correct[[2, 9, 15, *range(30, 400, 10)]] = False
+    found = lowest_threshold(np.linspace(1, 0, 400), correct, 0.8)
+    assert found is not None
+    assert found.reviews == 400
+
+
 def test_reviews_of_equal_confidence_are_never_parted():
     confidence = np.repeat([0.9, 0.5], [100, 100])
     correct = np.repeat([True, False], [100, 100])
