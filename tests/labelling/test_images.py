@@ -1,4 +1,5 @@
 import hashlib
+import weakref
 from itertools import chain
 
 import numpy as np
@@ -8,6 +9,7 @@ from al_dagster.core.progress import listening
 from al_dagster.labelling import images
 from al_dagster.labelling.images import frame_images
 from al_dagster.media.loader import ImageLoader
+from al_dagster.vision.parallel import stream_calls
 
 WIDTH, HEIGHT = 20, 10
 
@@ -72,6 +74,20 @@ def test_no_more_images_are_decoded_ahead_than_fill_a_chunk(loader, frames, monk
         found = numbers(frame_images("step", frames(*sizes), loader, chunk))
         assert list(chain(*found)) == list(range(len(sizes)))
     assert ahead == [3, 2, 2]
+
+
+@pytest.mark.parametrize("count", [12, 120])
+def test_the_images_held_while_a_model_is_called_do_not_grow_with_their_number(loader, frames, count):
+    seen, held = [], []
+
+    def call(chunk):
+        seen.extend(weakref.ref(image) for _, image in chunk)
+        held.append(sum(image() is not None for image in seen))
+
+    for _ in stream_calls(call, frame_images("step", frames(*[(WIDTH, HEIGHT)] * count), loader, 4)):
+        pass
+    assert len(seen) == count
+    assert 4 <= max(held) <= 3 * 4
 
 
 @pytest.mark.parametrize(
