@@ -1,10 +1,36 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """A thread of torch, since the processes of the suite share the machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def half_precision() -> Any:
+    """A CPU that computes in the precision of a GPU."""
+    import torch
+
+    from al_dagster.vision.torch_runtime import Runtime
+
+    class HalfPrecision(Runtime):
+        def dtype(self) -> torch.dtype:
+            return torch.bfloat16
+
+    return HalfPrecision("cpu")
 
 
 @pytest.fixture

@@ -16,21 +16,11 @@ from al_dagster.vision.fetch import fetch
 from al_dagster.vision.torch_runtime import Runtime
 from al_dagster.vision.weights import Weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 56
 CHECKPOINTS = Path(__file__).parents[2] / "benchmarks" / "checkpoints_dinov2.py"
 Crops = list[NDArray[np.uint8]]
-
-
-class HalfPrecision(Runtime):
-    """A CPU that computes as a GPU does."""
-
-    def dtype(self) -> torch.dtype:
-        return torch.bfloat16
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +101,10 @@ def test_an_unloaded_model_loads_again_and_gives_the_same(embedder: DinoV2Embedd
     assert np.array_equal(embedder.embed(crops), before)
 
 
-def test_half_precision_points_the_same_way(weights: Weights, embedder: DinoV2Embedder, crops: Crops) -> None:
-    half = DinoV2Embedder(weights, HalfPrecision("cpu"), "dinov2_base_v1")
+def test_half_precision_points_the_same_way(
+    weights: Weights, embedder: DinoV2Embedder, crops: Crops, half_precision: Runtime
+) -> None:
+    half = DinoV2Embedder(weights, half_precision, "dinov2_base_v1")
     vectors = half.embed(crops)
     assert next(half.module.parameters()).dtype == torch.bfloat16
     assert vectors.dtype == np.float32

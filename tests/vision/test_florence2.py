@@ -19,6 +19,8 @@ from al_dagster.vision.protocols import P_BOX, P_LABEL, Prompt
 from al_dagster.vision.torch_runtime import Runtime
 from al_dagster.vision.weights import record
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TASK = "<OPEN_VOCABULARY_DETECTION>"
 GREEDY = {"num_beams": 1, "do_sample": False, "no_repeat_ngram_size": 0, "early_stopping": False, "max_new_tokens": 64}
 SIZES = {"wide": (80, 60), "tall": (64, 96), "large": (300, 200)}
@@ -48,16 +50,8 @@ def _images():
 IMAGES = _images()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, _one_thread):
+def folder(tmp_path_factory, one_thread):
     path = tmp_path_factory.mktemp("florence2")
     tools = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "checkpoints_florence2.py"))
     tools["build_florence2"](path, "tiny")
@@ -310,15 +304,8 @@ def test_fixed_shapes_for_compiled_code_change_no_box(folder, detector):
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
 
 
-class Half(Runtime):
-    """The precision of a GPU, on the CPU."""
-
-    def dtype(self):
-        return torch.bfloat16
-
-
-def test_half_the_precision_finds_the_same_objects(folder, detector):
-    half = Florence2Detector(weights_of(folder), Half("cpu"), max_new_tokens=64)
+def test_half_the_precision_finds_the_same_objects(folder, detector, half_precision):
+    half = Florence2Detector(weights_of(folder), half_precision, max_new_tokens=64)
     assert half.module.dtype == torch.bfloat16
     images = [IMAGES["wide"], IMAGES["tall"]]
     for found, expected in zip(half.detect(images, BOTH), detector.detect(images, BOTH), strict=True):
@@ -326,8 +313,8 @@ def test_half_the_precision_finds_the_same_objects(folder, detector):
         assert sorted(found.class_id.tolist()) == sorted(expected.class_id.tolist())
 
 
-def test_the_words_to_choose_from_are_compared_in_full_precision(folder):
-    half = Florence2Detector(weights_of(folder), Half("cpu"), max_new_tokens=64)
+def test_the_words_to_choose_from_are_compared_in_full_precision(folder, half_precision):
+    half = Florence2Detector(weights_of(folder), half_precision, max_new_tokens=64)
     logits = []
     half.module.lm_head.register_forward_hook(lambda _, __, given: logits.append(given))
     half.detect([IMAGES["wide"]], BOTH)

@@ -19,15 +19,9 @@ from al_dagster.vision.sam2 import Sam2Segmenter
 from al_dagster.vision.torch_runtime import Runtime
 from al_dagster.vision.weights import Weights, record
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODELS = {"sam2": Sam2Model, "edgetam": EdgeTamModel}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

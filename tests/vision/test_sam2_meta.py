@@ -1,7 +1,6 @@
 import runpy
 import shutil
 import sys
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -18,18 +17,12 @@ from al_dagster.vision.sam2_meta import MetaSam2, MetaSam2Segmenter, require_sam
 from al_dagster.vision.torch_runtime import Runtime
 from al_dagster.vision.weights import record
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LARGEST_DIFFERENCE = 2e-5
 """Of a mask logit, between the two implementations, in float32; logits are up to about 30."""
 
 BUILDERS = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "checkpoints_sam2.py"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=[0, 1])
@@ -79,16 +72,8 @@ def test_with_the_same_weights_both_segmenters_give_the_same_masks(weights, imag
             assert mask.score == pytest.approx(same.score, abs=1e-5)
 
 
-@dataclass(frozen=True)
-class HalfPrecision(Runtime):
-    """The precision of a GPU on the CPU."""
-
-    def dtype(self) -> torch.dtype:
-        return torch.bfloat16
-
-
-def test_it_runs_in_bfloat16(weights, images):
-    masks = MetaSam2Segmenter(weights, HalfPrecision("cpu")).segment(images, BOXES)
+def test_it_runs_in_bfloat16(weights, images, half_precision):
+    masks = MetaSam2Segmenter(weights, half_precision).segment(images, BOXES)
     assert [len(of_image) for of_image in masks] == [2, 1]
 
 

@@ -1,7 +1,6 @@
 import json
 import runpy
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,9 @@ from al_dagster.vision.sam2 import Sam2Segmenter
 from al_dagster.vision.torch_runtime import Runtime
 from al_dagster.vision.weights import Weights, record
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BOXES = np.array([[10.0, 10, 60, 60], [5, 40.5, 100, 80], [80, 5, 110, 30]])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +35,9 @@ def weights_of(folder: Path) -> Weights:
     return record(folder, "tiny", origin="a test")
 
 
-@dataclass(frozen=True)
-class HalfPrecision(Runtime):
-    """The precision of a GPU on the CPU."""
-
-    def dtype(self) -> torch.dtype:
-        return torch.bfloat16
-
-
-def test_in_bfloat16_masks_stay_and_places_of_prompts_are_exact(checkpoint, image):
+def test_in_bfloat16_masks_stay_and_places_of_prompts_are_exact(checkpoint, image, half_precision):
     precise = Sam2Segmenter(weights_of(checkpoint), Runtime("cpu"))
-    half = Sam2Segmenter(weights_of(checkpoint), HalfPrecision("cpu"))
+    half = Sam2Segmenter(weights_of(checkpoint), half_precision)
     masks = [one.segment([image], [BOXES])[0] for one in (precise, half)]
     # A mask near the stability threshold may be another of the decoder's in the other precision.
     shares = [

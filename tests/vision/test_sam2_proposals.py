@@ -17,16 +17,10 @@ from al_dagster.vision.sam2_proposals import ProposalFilters, Sam2Proposer, poin
 from al_dagster.vision.torch_runtime import Runtime
 from al_dagster.vision.weights import record
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DISC, BAR = (31, 41, 80, 90), (100, 60, 151, 101)
 """Boxes of what ``scene`` shows, x1, y1, x2, y2."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=["sam2", "edgetam"])

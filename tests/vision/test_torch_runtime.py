@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -16,17 +16,11 @@ from al_dagster.core.errors import UserError
 from al_dagster.vision.residency import GIB, Residency
 from al_dagster.vision.torch_runtime import MicroBatches, Runtime, TorchModel
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 LAYER_BYTES = 4 * (16 * 16 + 16)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Layer(TorchModel):
@@ -420,7 +414,7 @@ class Meeting(Residency):
             super().make_room(size)
 
 
-def test_a_model_can_be_used_in_one_thread_while_one_in_another_pushes_it_out() -> None:
+def test_a_model_can_be_used_inone_thread_while_one_in_another_pushes_it_out() -> None:
     residency = Meeting(2 * LAYER_BYTES / GIB)
     first, second = (Layer(Runtime("cpu", residency=residency)) for _ in range(2))
     first.load()
