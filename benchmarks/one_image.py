@@ -32,7 +32,7 @@ from al_dagster.labelling.labels import detector_prompts
 from al_dagster.labelling.models import environment, project_models
 from al_dagster.media.reading import read_image
 from al_dagster.vision.crops import crop_object
-from al_dagster.vision.fewshot import SupportSet, classify, load_support
+from al_dagster.vision.fewshot import SupportSet, build_support, classify, picture_crops
 from al_dagster.vision.overlaps import resolve_overlaps
 from al_dagster.vision.profiles import Models
 
@@ -52,7 +52,8 @@ def prepared(project: ProjectConfig, settings: Settings) -> tuple[Models, Suppor
     assert project.support is not None
     models = project_models(project, environment(settings))
     read = partial(read_image, max_pixels=settings.max_image_pixels)
-    return models, load_support(project.support, project.classes, models.embedder, read, segmenter=models.segmenter)
+    crops = picture_crops(project.support, project.classes, read, models.segmenter)
+    return models, build_support(crops, models.embedder)
 
 
 def label_photo(path: Path, project: ProjectConfig, models: Models, support: SupportSet, max_pixels: int) -> list[str]:

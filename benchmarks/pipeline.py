@@ -41,7 +41,7 @@ from al_dagster.media.reading import read_image
 from al_dagster.registry.database import open_registry
 from al_dagster.runs import asset_metadata, execute, step_seconds
 from al_dagster.vision.crops import crop_object
-from al_dagster.vision.fewshot import classify, load_support
+from al_dagster.vision.fewshot import build_support, classify, picture_crops
 from al_dagster.vision.overlaps import resolve_overlaps
 from al_dagster.vision.parallel import IMAGES_PER_CALL
 from al_dagster.vision.profiles import Environment, Models
@@ -99,7 +99,8 @@ def bare_loop(paths: Sequence[Path], project: ProjectConfig, max_pixels: int) ->
     built = models.project_models(project, models.environment(load_settings()))
     prompts, boxes_found = detector_prompts(project), 0
     read = partial(read_image, max_pixels=max_pixels)
-    support = load_support(project.support, project.classes, built.embedder, read, segmenter=built.segmenter)
+    crops = picture_crops(project.support, project.classes, read, built.segmenter)
+    support = build_support(crops, built.embedder)
     for start in range(0, len(paths), IMAGES_PER_CALL):
         images = [np.asarray(Image.open(path).convert("RGB")) for path in paths[start : start + IMAGES_PER_CALL]]
         boxes = [

@@ -31,13 +31,8 @@ def inbox_sensor(
         context.log.warning(problem)
     if not intake.unfinished:
         return dg.SkipReason("; ".join(["no new files", *intake.problems]))
-    known = set(context.instance.get_dynamic_partitions(str(batches.name)))
-    new = [key for key in intake.unfinished if key not in known][:PARTITIONS_A_REQUEST]
-    known.update(new)
-    return dg.SensorResult(
-        run_requests=[dg.RunRequest(run_key=key, partition_key=key) for key in intake.unfinished if key in known],
-        dynamic_partitions_requests=[batches.build_add_request(new)] if new else [],
-    )
+    requests = [dg.RunRequest(run_key=key, partition_key=key) for key in intake.unfinished]
+    return _requested(context, batches, requests)
 
 
 @dg.sensor(job=calibrate, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -61,11 +56,7 @@ def calibration_sensor(
         requests.append(dg.RunRequest(run_key=run_key, partition_key=name))
     if not requests:
         return dg.SkipReason("no project has enough new reviews")
-    known = set(context.instance.get_dynamic_partitions(str(projects.name)))
-    new = [str(request.partition_key) for request in requests if request.partition_key not in known]
-    return dg.SensorResult(
-        run_requests=requests, dynamic_partitions_requests=[projects.build_add_request(new)] if new else []
-    )
+    return _requested(context, projects, requests)
 
 
 @dg.sensor(
@@ -105,8 +96,18 @@ def dataset_sensor(context: dg.SensorEvaluationContext, registry: RegistryResour
             requests.append(dg.RunRequest(run_key=run_key, partition_key=name, job_name=job.name))
     if not requests:
         return dg.SkipReason("; ".join(["every dataset is up to date", *problems]))
-    known = set(context.instance.get_dynamic_partitions(str(datasets.name)))
-    new = [str(request.partition_key) for request in requests if request.partition_key not in known]
+    return _requested(context, datasets, requests)
+
+
+def _requested(
+    context: dg.SensorEvaluationContext, partitions: dg.DynamicPartitionsDefinition, requests: list[dg.RunRequest]
+) -> dg.SensorResult:
+    """The requests with the missing partitions that they need; what is too much at once waits for the next tick."""
+    known = set(context.instance.get_dynamic_partitions(str(partitions.name)))
+    needed = [str(request.partition_key) for request in requests]
+    new = [key for key in needed if key not in known][:PARTITIONS_A_REQUEST]
+    known.update(new)
     return dg.SensorResult(
-        run_requests=requests, dynamic_partitions_requests=[datasets.build_add_request(new)] if new else []
+        run_requests=[request for request in requests if request.partition_key in known],
+        dynamic_partitions_requests=[partitions.build_add_request(new)] if new else [],
     )

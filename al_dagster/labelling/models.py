@@ -14,7 +14,7 @@ def environment(settings: Settings) -> Environment:
     """What this machine gives to models."""
 
     def find(dataset: str) -> Path:
-        return trained_weights(Tracking(settings.tracking_uri, settings.artifacts_dir), dataset)[0]
+        return trained_weights(Tracking(settings.tracking_uri, settings.artifacts_dir), dataset)
 
     return Environment(
         models_dir=settings.models_dir,

@@ -1,21 +1,12 @@
 """Categories: the classes of objects, shared by all projects."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from al_dagster.registry.base import bulk_insert
-from al_dagster.registry.database import Registry
 from al_dagster.registry.tables import Category
-
-
-def list_categories(registry: Registry) -> list[dict[str, Any]]:
-    """All categories with all their columns, in the order of their ids."""
-    with registry.reader() as session:
-        rows = session.execute(select(Category.__table__).order_by(Category.category_id)).mappings()
-        return [dict(row) for row in rows]
 
 
 def resolve_categories(session: Session, names: Iterable[str], classes: Iterable[str] = ()) -> dict[str, int]:

@@ -46,7 +46,7 @@ def model_argument(model: str) -> str:
     return str(path.resolve()) if path.is_file() else model
 
 
-def trained_weights(tracking: Tracking, dataset: str) -> tuple[Path, str]:
+def trained_weights(tracking: Tracking, dataset: str) -> Path:
     """The weights of the newest model that was trained on a dataset, on any version of it.
 
     Args:
@@ -54,7 +54,7 @@ def trained_weights(tracking: Tracking, dataset: str) -> tuple[Path, str]:
         dataset: name of the dataset.
 
     Returns:
-        The ``.pt`` file, and the version of the registered model, a number from 1.
+        The ``.pt`` file.
 
     Raises:
         UserError: there is no model of that dataset, or its weights are gone.
@@ -62,7 +62,7 @@ def trained_weights(tracking: Tracking, dataset: str) -> tuple[Path, str]:
     version = tracking.newest_version(dataset)
     if version is None:
         raise UserError(f"no model was trained on a dataset {dataset} yet: `al train {dataset}` trains one")
-    return tracking.weights_path(dataset, version), version
+    return tracking.weights_path(dataset, version)
 
 
 def _library_has(architecture: str) -> bool:

@@ -159,18 +159,6 @@ def support_classes(folder: Path, classes: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def load_support(
-    folder: Path,
-    classes: Sequence[str],
-    embedder: Embedder,
-    read_image: Callable[[Path], Image],
-    *,
-    segmenter: Segmenter,
-) -> SupportSet:
-    """Read a support set from a folder; see `picture_crops` and `build_support`."""
-    return build_support(picture_crops(folder, classes, read_image, segmenter), embedder)
-
-
 def picture_crops(
     folder: Path, classes: Sequence[str], read_image: Callable[[Path], Image], segmenter: Segmenter
 ) -> dict[str, list[Image]]:

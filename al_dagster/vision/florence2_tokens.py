@@ -84,11 +84,6 @@ class Answer:
     p_label: NDArray[np.float64]
     p_box: NDArray[np.float64]
 
-    @property
-    def confidence(self) -> NDArray[np.float64]:
-        """(k,), ``p_label * p_box``. It ranks boxes; it is not the share of such boxes that are right."""
-        return self.p_label * self.p_box
-
 
 def read_answer(ids: NDArray[np.integer], log_probs: NDArray[np.floating], vocabulary: Vocabulary) -> Answer:
     """The boxes of a generated sequence.

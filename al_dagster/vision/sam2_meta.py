@@ -9,13 +9,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.vision.precision import FullPrecision
 from al_dagster.vision.sam2 import Sam2Segmenter
 from al_dagster.vision.sam2_conversion import to_meta
-from al_dagster.vision.sam2_network import (
-    Features,
-    Sam2Network,
-    model_type,
-    read_model,
-    read_statistics,
-)
+from al_dagster.vision.sam2_network import Features, Sam2Network, model_type, read_model, read_statistics
 
 
 class MetaSam2Segmenter(Sam2Segmenter):

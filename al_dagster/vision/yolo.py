@@ -18,7 +18,6 @@ from al_dagster.core.project import PROPOSAL
 from al_dagster.vision.protocols import Image, Prompt
 from al_dagster.vision.revisions import code_revision
 from al_dagster.vision.torch_runtime import MicroBatches, Runtime
-from al_dagster.yolo.process import require_train_extra
 from al_dagster.yolo.resident import ResidentModel
 
 LEAST_CONFIDENCE = 0.05
@@ -78,8 +77,7 @@ class YoloDetector:
             and torch are taken out of it, it is not opened without this.
 
     Raises:
-        UserError: ultralytics is not installed, there is no such file, it is not allowed, or a GPU is asked for and
-            there is none.
+        UserError: there is no such file, it is not allowed, or a GPU is asked for and there is none.
     """
 
     images_per_call = IMAGES_PER_CALL
@@ -94,7 +92,6 @@ class YoloDetector:
         model_id: str,
         allow_pickle: bool,
     ) -> None:
-        require_train_extra()
         _check_file(weights_file, allow_pickle)
         self.model_id = model_id
         self.runtime = runtime

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from al_dagster.core.errors import UserError
 from al_dagster.core.project import UNKNOWN
 from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
-from al_dagster.vision.fewshot import REVISION, TURN_STEP, SupportSet, classify, load_support, turned
+from al_dagster.vision.fewshot import REVISION, TURN_STEP, SupportSet, build_support, classify, picture_crops, turned
 from al_dagster.vision.grabcut import GrabCutSegmenter
 from al_dagster.vision.hog_color import WEIGHTS, HogColorEmbedder
 from al_dagster.vision.protocols import Mask
@@ -94,7 +94,7 @@ TURNS = 360 // TURN_STEP
 
 
 def _load(folder, read_rgb, classes=("bar", "disc")):
-    return load_support(folder, classes, HogColorEmbedder(), read_rgb, segmenter=GrabCutSegmenter())
+    return build_support(picture_crops(folder, classes, read_rgb, GrabCutSegmenter()), HogColorEmbedder())
 
 
 def test_a_support_set_is_read_from_a_folder_a_class(folder, read_rgb):

@@ -99,7 +99,6 @@ def test_boxes_under_one_label_share_its_probability_and_have_their_own():
     answer = read_answer(ids, np.log(probabilities), VOCABULARY)
     assert answer.p_label == pytest.approx([0.9 * 0.8, 0.9 * 0.8, 0.3])
     assert answer.p_box == pytest.approx([0.7 * 0.6 * 0.5 * 0.4, 0.95 * 0.9 * 0.85 * 0.8, 0.9**4])
-    assert answer.confidence == pytest.approx(answer.p_label * answer.p_box)
 
 
 def test_the_probability_of_a_polygon_is_that_of_the_tokens_that_give_its_box_its_sides():

@@ -239,10 +239,7 @@ def test_a_model_that_needs_the_room_waits_for_the_call_under_way(
     crowded: tuple[YoloDetector, Layer], images: list[NDArray[np.uint8]]
 ) -> None:
     detector, layer = crowded
-    detector.load()
-    process = detector.resident.process_id
-    assert process is not None
-    os.kill(process, signal.SIGSTOP)
+    process = stopped(detector)
     found: list[sv.Detections] = []
     calling = threading.Thread(target=lambda: found.extend(detector.detect(images[:1], ALL)), daemon=True)
     loading = threading.Thread(target=layer.load, daemon=True)
@@ -264,10 +261,7 @@ def test_unloading_frees_a_model_that_waits_for_a_call_that_is_never_answered(
     crowded: tuple[YoloDetector, Layer], images: list[NDArray[np.uint8]]
 ) -> None:
     detector, layer = crowded
-    detector.load()
-    process = detector.resident.process_id
-    assert process is not None
-    os.kill(process, signal.SIGSTOP)
+    process = stopped(detector)
     failed: list[Exception] = []
 
     def call() -> None:
@@ -339,6 +333,15 @@ def test_an_image_that_does_not_fit_is_tried_again_without_the_other_models(
         detector.detect([image], ALL)
     assert not layer.loaded
     assert detector.resident.process_id is not None
+
+
+def stopped(detector: YoloDetector) -> int:
+    """The detector's process, which is there and answers nothing."""
+    detector.load()
+    process = detector.resident.process_id
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    return process
 
 
 @contextmanager
