@@ -30,7 +30,7 @@ def sources(
             registry.open(),
             key,
             manifest,
-            lake.lake.read("sources", key),
+            lake.lake.previous("sources", key),
             images=images.loader(),
             root=inbox.root_of(manifest[0].file_path),
             max_pixels=images.max_pixels,

@@ -35,7 +35,7 @@ def detections(
         project = registry.project(batch_project(key))
         result = detect(
             frames[key],
-            lake.lake.read("detections", key),
+            lake.lake.previous("detections", key),
             detector=models.of(project).detector,
             project=project,
             images=images.loader(),
@@ -62,7 +62,7 @@ def masks(
         return segment(
             frames[key],
             detections[key],
-            lake.lake.read("masks", key),
+            lake.lake.previous("masks", key),
             segmenter=models.of(registry.project(batch_project(key))).segmenter,
             masks=registry.masks(),
             images=images.loader(),
@@ -90,7 +90,7 @@ def embeddings(
             frames[key],
             detections[key],
             masks[key],
-            lake.lake.read("embeddings", key),
+            lake.lake.previous("embeddings", key),
             embedder=models.of(registry.project(batch_project(key))).embedder,
             masks=registry.masks(),
             images=images.loader(),
@@ -121,7 +121,7 @@ def classifications(
             detections[key],
             masks[key],
             embeddings[key],
-            lake.lake.read("classifications", key),
+            lake.lake.previous("classifications", key),
             registry=registry.open(),
             project=project,
             models=models.of(project),

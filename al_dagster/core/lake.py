@@ -6,6 +6,8 @@ from urllib.parse import quote, unquote
 
 import fsspec
 
+from al_dagster.core.errors import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -37,24 +39,34 @@ class Lake:
         return sorted(unquote(name[: -len(".parquet")]) for name in names if name.endswith(".parquet"))
 
     def read(self, asset: str, partition: str) -> "pa.Table":
-        """The stored table of a partition, or an empty one of the declared schema if none is stored.
+        """The stored table of a partition.
 
         Declared columns that may be empty, and that an older version did not write, are empty.
+
+        Raises:
+            UserError: none is stored; an empty table would say that there is nothing, which nobody has looked at.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         from al_dagster.core.schemas import LAKE_SCHEMAS
 
-        if not self.exists(asset, partition):
-            return LAKE_SCHEMAS[asset].empty_table()
-        with self._fs.open(self.path(asset, partition), "rb") as file:
-            table = pq.read_table(file)
+        try:
+            with self._fs.open(self.path(asset, partition), "rb") as file:
+                table = pq.read_table(file)
+        except FileNotFoundError:
+            raise UserError(f"{asset} of {partition} is not in the lake: materialize {asset} first") from None
         declared = LAKE_SCHEMAS[asset]
         for index, field in enumerate(declared):
             if field.nullable and field.name not in table.schema.names:
                 table = table.add_column(index, field, pa.nulls(table.num_rows, field.type))
         return table
+
+    def previous(self, asset: str, partition: str) -> "pa.Table":
+        """What a stage stored last, for the stage itself; an empty table of the declared schema if it never did."""
+        from al_dagster.core.schemas import LAKE_SCHEMAS
+
+        return self.read(asset, partition) if self.exists(asset, partition) else LAKE_SCHEMAS[asset].empty_table()
 
     def write(self, asset: str, partition: str, table: "pa.Table") -> int:
         """Replace a partition's file by this table and return its size in bytes.

@@ -27,7 +27,9 @@ SOURCES = pa.schema(
         pa.field("fps", pa.float64()),
         pa.field("size_bytes", pa.int64()),
         pa.field("mtime_ns", pa.int64()),
-        pa.field("metadata", pa.string()),  # JSON: format, mode, exif_orientation
+        pa.field("captured_at", pa.timestamp("ms")),  # by the camera's clock
+        pa.field("thumbnail", pa.binary()),  # grey levels of a small square, for the comparison of neighbours
+        pa.field("metadata", pa.string()),  # JSON: format, mode, exif_orientation, plain and, of several pages, pages
     ]
 )
 
@@ -39,6 +41,8 @@ FRAMES = pa.schema(
         _required("timestamp_ms", pa.int64()),
         _required("file_path", pa.string()),
         _required("sha256", pa.string()),
+        pa.field("size_bytes", pa.int64()),  # of the file, as ``sources`` saw it
+        pa.field("mtime_ns", pa.int64()),
         _required("width", pa.int32()),
         _required("height", pa.int32()),
     ]
@@ -65,6 +69,7 @@ MASKS = pa.schema(
         _required("frame_id", pa.string()),
         _required("mask_path", pa.string()),  # relative to the mask store
         _required("polygon", pa.list_(pa.list_(pa.float64()))),  # rings of x, y, x, y, … in pixels
+        pa.field("rle", pa.string()),  # the mask over the whole frame, in COCO's compressed run lengths
         _required("area", pa.float64()),  # px²
         _required("score", pa.float64()),
         _required("fingerprint", pa.string()),
@@ -120,9 +125,12 @@ DATASET = pa.schema(  # a row an object and a row a background image, by source 
         pa.field("category", pa.string()),
         *(pa.field(field.name, field.type) for field in _BOX),
         pa.field("polygon", pa.list_(pa.list_(pa.float64()))),  # as in MASKS
+        pa.field("rle", pa.string()),  # as in MASKS
         pa.field("area", pa.float64()),  # px²
         pa.field("confidence", pa.float64()),
+        pa.field("calibrated_confidence", pa.float64()),
         pa.field("is_validated", pa.bool_()),
+        pa.field("is_ignored", pa.bool_()),  # dropped by the filter: its region teaches nothing
     ]
 )
 

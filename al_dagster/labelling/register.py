@@ -24,7 +24,8 @@ def labelled_rows(
 
     Returns:
         One row a detection that has a mask, with the keys of ``core.schemas.DETECTIONS``, ``mask_path``, ``polygon``,
-        ``area``, ``mask_score``, ``category`` (perhaps "Unknown") and the classifier's score and model, or None.
+        ``mask_rle``, ``area``, ``mask_score``, ``category`` (perhaps "Unknown") and the classifier's score and model,
+        or None.
     """
     by_example = classes_by_example(project)
     mask_by_id = {row["object_id"]: row for row in masks.to_pylist()}
@@ -40,6 +41,7 @@ def labelled_rows(
                 **detection,
                 "mask_path": mask["mask_path"],
                 "polygon": mask["polygon"],
+                "mask_rle": mask["rle"],
                 "area": mask["area"],
                 "mask_score": mask["score"],
                 "category": final_label(detection["label"], classified and classified["label"], by_example),
@@ -106,6 +108,7 @@ def register(
             segmentation_model=segmentation_model,
             mask_path=row["mask_path"],
             polygon=row["polygon"],
+            mask_rle=row["mask_rle"],
             area=row["area"],
             mask_score=row["mask_score"],
             embedding=np.asarray(vectors[row["object_id"]], dtype=np.float32),

@@ -13,6 +13,7 @@ from al_dagster.registry.matching import Box, Outcome
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 TEXTS = (
     "mask_path",
+    "mask_rle",
     "detection_model",
     "segmentation_model",
     "classification_model",
@@ -41,6 +42,7 @@ class LabelledObject:
         segmentation_model: what made the mask.
         mask_path: relative to the mask store.
         polygon: rings of x, y, x, y, … in pixels.
+        mask_rle: the mask over the whole frame, in COCO's compressed run lengths.
         area: of the mask, px².
         mask_score: 0–1.
         embedding: (d,) float32, L2 norm 1.
@@ -61,6 +63,7 @@ class LabelledObject:
     segmentation_model: str | None = None
     mask_path: str | None = None
     polygon: Sequence[Sequence[float]] | None = None
+    mask_rle: str | None = None
     area: float | None = None
     mask_score: float | None = None
     embedding: NDArray[np.float32] | None = None

@@ -42,12 +42,29 @@ class Source(Base):
     sha256: Mapped[str | None]
     perceptual_hash: Mapped[str | None]
     group_key: Mapped[str] = mapped_column(index=True)
+    captured_at: Mapped[datetime | None]
+    thumbnail: Mapped[bytes | None] = mapped_column(LargeBinary)
     extra: Mapped[dict[str, Any] | None] = mapped_column("metadata")
     created_at: Mapped[datetime] = utc_now()
 
 
+class SourceGroup(Base):
+    """The group that a source belongs to in a project: all of a group are in one split of a dataset.
+
+    ``rule`` says why: ``content`` (itself and its near-duplicates), ``recording``, or the project's own ``folder``,
+    ``pattern``, ``time`` or ``column``.
+    """
+
+    __tablename__ = "source_groups"
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), primary_key=True, index=True)
+    group_key: Mapped[str]
+    rule: Mapped[str]
+
+
 class Frame(Base):
-    """A frame of a source; an image is its own frame 0."""
+    """A frame of a source; an image is its own frame 0. Without a size of its own it has that of its source."""
 
     __tablename__ = "frames"
     __table_args__ = (UniqueConstraint("source_id", "frame_idx"),)
@@ -56,6 +73,28 @@ class Frame(Base):
     source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"))
     frame_idx: Mapped[int]
     timestamp_ms: Mapped[int | None] = mapped_column(BigInteger)
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+
+
+class FrameLabel(Base):
+    """What is known of a frame in a project. Only a frame that was labelled and has no object shows nothing.
+
+    ``labelled_at`` is when all stages succeeded for it, ``is_unsure`` that every proposal in it was "Unknown" then,
+    ``error`` why the last attempt failed, if it did; what stood before stays. A person may have marked it as
+    background.
+    """
+
+    __tablename__ = "frame_labels"
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    frame_id: Mapped[str] = mapped_column(ForeignKey("frames.frame_id"), primary_key=True, index=True)
+    batch_key: Mapped[str | None]
+    labelled_at: Mapped[datetime | None]
+    is_unsure: Mapped[bool] = mapped_column(server_default=false())
+    error: Mapped[str | None]
+    background_by: Mapped[str | None]
+    background_at: Mapped[datetime | None]
 
 
 class Category(Base):
@@ -77,7 +116,9 @@ class Object(Base):
     """One detected instance. ``detection_id`` is the newest machine detection that its machine fields come from.
 
     ``machine_label`` is what the machine had said of an object that a person edited (``registry.reviews``);
-    ``calibrated_confidence`` is NULL where the detector is not calibrated for the project.
+    ``calibrated_confidence`` is NULL where the detector is not calibrated for the project, and where a person corrected
+    the label. ``mask_rle`` is the mask in COCO's compressed run lengths over the whole frame. ``is_stale`` says that a
+    person moved the box and that mask and vector are not made anew yet.
     """
 
     __tablename__ = "objects"
@@ -99,6 +140,7 @@ class Object(Base):
     bbox_h: Mapped[float]
     mask_path: Mapped[str | None]
     polygon: Mapped[list[Any] | None]
+    mask_rle: Mapped[str | None]
     area: Mapped[float | None]
     mask_score: Mapped[float | None]
     confidence: Mapped[float | None] = mapped_column(index=True)
@@ -111,6 +153,7 @@ class Object(Base):
     classification_model: Mapped[str | None]
     classification_confidence: Mapped[float | None]
     embedding_version: Mapped[str | None]
+    is_stale: Mapped[bool] = mapped_column(server_default=false())
     is_validated: Mapped[bool] = mapped_column(server_default=false(), index=True)
     validated_by: Mapped[str | None]
     validated_at: Mapped[datetime | None]
@@ -133,7 +176,7 @@ class Conflict(Base):
     """A new machine box that contradicts an object that a person has touched, kept for review."""
 
     __tablename__ = "conflicts"
-    __table_args__ = (UniqueConstraint("object_id", "detection_id"), {"sqlite_autoincrement": True})
+    __table_args__ = (UniqueConstraint("object_id", "detection_id", "category"), {"sqlite_autoincrement": True})
 
     conflict_id: Mapped[int] = mapped_column(primary_key=True)
     object_id: Mapped[str] = mapped_column(ForeignKey("objects.object_id"))

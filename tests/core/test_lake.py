@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from al_dagster.core.errors import UserError
 from al_dagster.core.lake import Lake
 from al_dagster.core.schemas import LAKE_SCHEMAS, VECTOR_INDEX
 
@@ -38,10 +39,16 @@ def test_what_is_written_is_read_back_in_the_declared_schema(lake, root):
     assert read.column("object_id").to_pylist() == ["obj_a", "obj_b"]
 
 
-def test_a_partition_that_is_not_stored_reads_as_an_empty_table(lake):
+def test_a_partition_that_is_not_stored_cannot_be_read_and_the_error_names_what_to_materialize(lake):
     assert not lake.exists(ASSET, "none")
-    assert lake.read(ASSET, "none").equals(VECTOR_INDEX.empty_table())
-    assert lake.partitions(ASSET) == []
+    with pytest.raises(UserError, match=rf"{ASSET} of none is not in the lake: materialize {ASSET} first"):
+        lake.read(ASSET, "none")
+
+
+def test_what_a_stage_stored_last_is_empty_before_the_first_time(lake):
+    assert lake.previous(ASSET, "none").equals(VECTOR_INDEX.empty_table())
+    lake.write(ASSET, "none", table("obj_a"))
+    assert lake.previous(ASSET, "none").num_rows == 1
 
 
 def test_writing_again_replaces_the_whole_partition_and_leaves_nothing_beside_it(lake, root):
@@ -92,7 +99,7 @@ def test_any_partition_name_stays_inside_its_folder_and_is_read_back(tmp_path: P
 def test_columns_are_cast_put_in_order_and_others_dropped(lake):
     rows = LAKE_SCHEMAS["frames"].empty_table().to_pydict()
     values = {"frame_id": "f", "source_id": "s", "file_path": "p", "sha256": "h"}
-    values |= dict.fromkeys(("frame_idx", "timestamp_ms", "width", "height"), 7)
+    values |= dict.fromkeys(("frame_idx", "timestamp_ms", "size_bytes", "mtime_ns", "width", "height"), 7)
     columns = {name: [values[name]] for name in reversed(rows)} | {"extra": [1]}
     lake.write("frames", "a", pa.table(columns))
     assert lake.read("frames", "a").schema.equals(LAKE_SCHEMAS["frames"])

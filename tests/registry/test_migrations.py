@@ -63,8 +63,13 @@ def test_a_database_of_the_first_revision_keeps_every_row_and_gets_the_declared_
     engine.dispose()
     with open_registry(old_url) as registry, registry.engine.connect() as connection:
         after = dump(connection)
-        added = {"p_label", "p_box", "calibrated_confidence", "validation_rule", "machine_label"}
-        assert {row.pop(name) for row in after["objects"] for name in added} == {None}
+        added = {
+            "objects": ("p_label", "p_box", "calibrated_confidence", "validation_rule", "machine_label", "mask_rle"),
+            "sources": ("captured_at", "thumbnail"),
+            "frames": ("width", "height"),
+        }
+        assert {row.pop(name) for table, names in added.items() for row in after[table] for name in names} == {None}
+        assert {row.pop("is_stale") for row in after["objects"]} == {0}
         assert after == before
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, tables.Base.metadata) == []
