@@ -43,8 +43,18 @@ class ObjectFilter(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     categories: tuple[str, ...] | None = Field(None, description="Only these classes; all of the project's if absent.")
-    min_confidence: float = Field(0.0, ge=0, le=1, description="Only objects of at least this confidence.")
+    min_confidence: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Only objects of at least this confidence, calibrated where their detector is, and validated ones.",
+    )
     is_validated: bool | None = Field(None, description="Only validated objects (true) or only others (false).")
+    on_dropped: Literal["exclude", "keep", "ignore"] = Field(
+        "exclude",
+        description="An image with an object of the classes that min_confidence or is_validated drops is left out "
+        "(exclude), kept with the object as background (keep), or kept with its region painted over (ignore).",
+    )
 
     @field_validator("categories", mode="before")
     @classmethod
@@ -91,6 +101,15 @@ class DatasetDefinition(BaseModel):
         "validated objects only, since nobody has confirmed that such an image is empty.",
     )
     formats: tuple[Format, ...] = Field(FORMATS, min_length=1, description="What to export.")
+    images: Literal["copy", "link"] = Field(
+        "copy",
+        description="Image files of the export are copies (clones where the file system has them), or hard links: then "
+        "editing one changes the original.",
+    )
+    coco_masks: Literal["rle", "polygon"] = Field(
+        "rle",
+        description="Masks in COCO are run lengths, or polygons where a polygon gives the mask back exactly.",
+    )
     training: TrainingConfig = TrainingConfig()
     auto_build: bool = Field(False, description="Build and export a new version whenever the labels have changed.")
     auto_train: bool = Field(False, description="Train a model on each version that auto_build makes.")

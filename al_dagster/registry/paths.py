@@ -1,0 +1,50 @@
+"""Where the content of a source lies: every path that it was seen at, the asking project's own first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from al_dagster.registry.base import chunked
+from al_dagster.registry.database import Registry
+from al_dagster.registry.tables import BatchFile
+
+
+@dataclass(frozen=True)
+class SeenFile:
+    """A file that held the content of a source when it was last looked at.
+
+    Attributes:
+        file_path: its path.
+        size_bytes: its size then.
+        mtime_ns: its time of change then, in nanoseconds.
+    """
+
+    file_path: str
+    size_bytes: int
+    mtime_ns: int
+
+
+def seen_files(
+    registry: Registry, source_ids: Sequence[str], project_id: str | None = None
+) -> dict[str, list[SeenFile]]:
+    """The files that each source was seen at, without looking at the disk: any that still holds the content serves.
+
+    Args:
+        registry: the registry.
+        source_ids: the sources.
+        project_id: whose paths come first; the others follow. Of either, those seen last come first.
+
+    Returns:
+        For each source that was seen anywhere, at least one file; no path twice.
+    """
+    columns = (BatchFile.source_id, BatchFile.file_path, BatchFile.size_bytes, BatchFile.mtime_ns, BatchFile.project_id)
+    found: dict[str, dict[str, SeenFile]] = {}
+    with registry.reader() as session:
+        for chunk in chunked(list(dict.fromkeys(source_ids))):
+            query = select(*columns).where(BatchFile.source_id.in_(chunk)).order_by(BatchFile.id.desc())
+            rows = session.execute(query).all()
+            for row in sorted(rows, key=lambda row: row.project_id != project_id):
+                file = SeenFile(row.file_path, row.size_bytes, row.mtime_ns)
+                found.setdefault(str(row.source_id), {}).setdefault(row.file_path, file)
+    return {source_id: list(files.values()) for source_id, files in found.items()}
