@@ -10,6 +10,7 @@ from al_dagster.cli import (
     calibrate,
     datasets,
     doctor,
+    images,
     ingest,
     interrupts,
     lineage,
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (system, doctor, ingest, look, objects, calibrate, datasets, models, weights, lineage):
+for module in (system, doctor, ingest, look, images, objects, calibrate, datasets, models, weights, lineage):
     module.add_to(app)
 
 

@@ -171,6 +171,9 @@ def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
         "images_reused": detections["reused"],
         "objects": objects["objects"],
         "unknown": objects["unknown"],
+        "images_failed": objects["frames_failed"],
+        "images_unsure": objects["frames_unsure"],
+        "failures": None if objects["failures"] == "none" else objects["failures"],
     }
 
 
@@ -188,6 +191,15 @@ def _show(project: str, path: Path | None, rows: list[dict[str, Any]]) -> None:
         *_some(total, {"images_reused": "images taken as they were labelled before"}),
     ]
     say("; ".join(parts))
+    if total["images_failed"]:
+        reasons = "; ".join(row["failures"] for row in rows if row["failures"])
+        say(f"{total['images_failed']} images could not be labelled: {reasons}")
+        say("They are in no dataset; the same command tries them again.")
+    if total["images_unsure"]:
+        say(
+            f"{total['images_unsure']} images hold only proposals that are like no example: they are no background, "
+            f"and in no dataset, unless you say so:  al images list --project {project} --state unsure"
+        )
     if total["quarantined"]:
         say("Why files were quarantined:  al status")
     say(f"Look further:  al objects list --project {project}  or  al ui")

@@ -8,6 +8,14 @@ from al_dagster.cli.output import Json, print_facts, print_json, print_table, pr
 
 SHOWN = 20
 
+_STATES = {
+    "objects": "with objects",
+    "background": "background",
+    "unsure": "unsure",
+    "failed": "not labelled",
+    "waiting": "waiting",
+}
+
 Project = Annotated[str | None, typer.Option("--project", "-p", help="Only objects of this project.")]
 
 
@@ -46,6 +54,7 @@ def _show(home: str, found: dict[str, Any]) -> None:
         facts = {
             "files": _counts(row, "files", "quarantined", "duplicates"),
             "batches": _counts(row, "batches", "unfinished"),
+            "images": ", ".join(f"{count} {_STATES[state]}" for state, count in row["images"].items() if count) or None,
             "objects": _counts(row, "objects", "validated", "conflicts"),
         }
         print_facts(row["project"], facts)

@@ -98,7 +98,8 @@ def _joined(detections: pa.Table, mask_table: pa.Table, embeddings: pa.Table) ->
     vectors = embeddings["embedding"].to_numpy(zero_copy_only=False)
     rows = embeddings.select(["object_id", "frame_id", "fingerprint"]).to_pylist()
     for row, vector in zip(rows, vectors, strict=True):
-        yield {**boxes[row["object_id"]], **row, "mask_path": paths[row["object_id"]], "embedding": vector}
+        if row["object_id"] in boxes and row["object_id"] in paths:
+            yield {**boxes[row["object_id"]], **row, "mask_path": paths[row["object_id"]], "embedding": vector}
 
 
 def _classified(rows: Rows, support: SupportSet, rules: ClassificationConfig, masks: RunMasks, model: str) -> Rows:

@@ -16,7 +16,7 @@ from al_dagster.core.project import PROPOSAL, DetectionConfig, ProjectConfig
 from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.labels import detector_prompts
 from al_dagster.labelling.masks import BOX_COLUMNS
-from al_dagster.labelling.stage import Rows, StageResult, compute_new
+from al_dagster.labelling.stage import Rows, StageResult, compute_new, with_failures
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.parallel import stream_calls
 from al_dagster.vision.protocols import P_BOX, P_LABEL, Detector, Prompt
@@ -45,6 +45,7 @@ def detect(
     if rules.confidence is None:
         rules = rules.model_copy(update={"confidence": detector.least_confidence})
     by_id = {row["frame_id"]: row for row in frames.to_pylist()}
+    failures: dict[str, str] = {}
     units = [
         (
             frame["frame_id"],
@@ -67,7 +68,7 @@ def detect(
     def compute(frame_ids: list[str]) -> Mapping[str, Rows]:
         found: dict[str, Rows] = {}
         todo = [by_id[frame_id] for frame_id in frame_ids]
-        chunks = frame_images("detections", todo, images, detector.images_per_call)
+        chunks = frame_images("detections", todo, images, detector.images_per_call, failures)
         for chunk, detections in stream_calls(boxes_of, chunks):
             for (frame, _), boxes in zip(chunk, detections, strict=True):
                 found[frame["frame_id"]] = _rows(frame, boxes, prompts, model, project.name, rules)
@@ -79,12 +80,13 @@ def detect(
         detector.check_prompts(prompts)
     confidence = table["confidence"].to_numpy()
     return StageResult(
-        table,
+        with_failures(table, failures),
         computed,
         reused,
         figures={
             "detections": table.num_rows,
             "frames": frames.num_rows,
+            "failed": len(failures),
             "mean_confidence": round(float(confidence.mean()), 4) if confidence.size else 0.0,
             **{f"label: {label}": count for label, count in sorted(Counter(table["label"].to_pylist()).items())},
         },

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
-from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
+from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new, of_frames, with_failures
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.parallel import stream_calls
@@ -43,7 +43,9 @@ def embed(
     model = f"{embedder.model_id}@{embedder.revision}"
     frame_by_id = {row["frame_id"]: row for row in frames.to_pylist()}
     boxes = {row["object_id"]: row for row in detections.select(["object_id", *BOX_COLUMNS]).to_pylist()}
-    masked = mask_table.select(["object_id", "frame_id", "mask_path", "fingerprint"]).to_pylist()
+    columns = of_frames(mask_table, frames).select(["object_id", "frame_id", "mask_path", "fingerprint"])
+    masked = [row for row in columns.to_pylist() if row["object_id"] in boxes]
+    failures: dict[str, str] = {}
     by_id = {row["object_id"]: row for row in masked}
     units = [(row["object_id"], fingerprint(code=CODE_VERSION, mask=row["fingerprint"], model=model)) for row in masked]
 
@@ -56,7 +58,7 @@ def embed(
 
         todo = [frame_by_id[frame_id] for frame_id in in_frame]
         # The crops of a chunk are made while those of the one before are embedded.
-        chunks = map(cropped, frame_images("embeddings", todo, images, embedder.images_per_call))
+        chunks = map(cropped, frame_images("embeddings", todo, images, embedder.images_per_call, failures))
         return {
             row["object_id"]: [_row(row["object_id"], row["frame_id"], vector, embedder)]
             for (rows, _), vectors in stream_calls(lambda chunk: embedder.embed(chunk[1]), chunks)
@@ -65,11 +67,12 @@ def embed(
 
     table, computed, reused = compute_new(units, previous, unit_column="object_id", compute=compute)
     return StageResult(
-        table,
+        with_failures(table, failures),
         computed,
         reused,
         figures={
             "embeddings": table.num_rows,
+            "failed": len(failures),
             "version_id": embedder.version_id,
             "dimension": embedder.dimension,
         },

@@ -19,7 +19,7 @@ FrameImage = tuple[dict[str, Any], Image]
 
 
 def frame_images(
-    step: str, frames: Sequence[dict[str, Any]], images: ImageLoader, chunk: int
+    step: str, frames: Sequence[dict[str, Any]], images: ImageLoader, chunk: int, failures: dict[str, str]
 ) -> Iterator[list[FrameImage]]:
     """Frames with their images, at most ``chunk`` at a time, fewer where 64 megapixels are reached.
 
@@ -30,6 +30,7 @@ def frame_images(
         frames: rows of ``core.schemas.FRAMES``.
         images: the loader, which decodes ahead of what is asked for.
         chunk: the most images in one list.
+        failures: takes the reason, by frame id, of each frame that cannot be read.
     """
     largest = max((frame["width"] * frame["height"] for frame in frames), default=1)
     ahead = max(2, min(chunk, CHUNK_PIXELS // largest))
@@ -38,6 +39,7 @@ def frame_images(
     pixels = 0
     for done, (frame, image) in enumerate(zip(frames, loaded, strict=True), start=1):
         if isinstance(image, UnreadableFileError):
+            failures[frame["frame_id"]] = str(image)
             logger.warning("a file can no longer be read", file_path=frame["file_path"], reason=str(image))
         else:
             pending.append((frame, image))

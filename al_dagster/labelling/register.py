@@ -1,6 +1,7 @@
 """Registration: the labelled objects of a batch, brought to the registry in one transaction."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import pyarrow as pa
 from al_dagster.core.project import UNKNOWN, ProjectConfig
 from al_dagster.core.schemas import OBJECTS
 from al_dagster.labelling.labels import classes_by_example, final_label
-from al_dagster.labelling.stage import StageResult, computed_units
+from al_dagster.labelling.stage import Rows, StageResult, by_frame, computed_units, failed_frames
 from al_dagster.registry.batches import mark_labelled
 from al_dagster.registry.database import Registry
 from al_dagster.registry.embedding_versions import ensure_version
+from al_dagster.registry.frame_labels import FrameOutcome, marked_background, record_frames
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.vision.profiles import Models
 
@@ -67,8 +69,9 @@ def register(
 ) -> StageResult:
     """Register the objects of a batch; objects that are "Unknown" stay in the lake only.
 
-    A frame counts as labelled, so that objects it no longer shows are superseded, when its detection was computed and
-    every one of its boxes has a mask and an embedding.
+    A frame counts as labelled, so that objects it no longer shows are superseded, when every stage has done it. A frame
+    that a stage could not do keeps its labels, and the batch stays unfinished, so that it is tried again. To a frame
+    that a person marked as background nothing is added.
     """
     ensure_version(
         registry,
@@ -83,15 +86,9 @@ def register(
     arrays = embeddings["embedding"].to_numpy(zero_copy_only=False)
     vectors = dict(zip(columns["object_id"], arrays, strict=True))
     rows = labelled_rows(detections, masks, classifications, project)
-    frame_idx = {row["frame_id"]: row["frame_idx"] for row in frames.to_pylist()}
-    complete = Counter(row["frame_id"] for row in rows if row["object_id"] in vectors)
-    detected = Counter(detections["frame_id"].to_pylist())
-    labelled = sorted(
-        frame
-        for frame in computed_units(detections, "frame_id")
-        if frame in frame_idx and complete[frame] == detected[frame]
-    )
-    ready = set(labelled)
+    outcomes = _frame_outcomes(frames, detections, masks, embeddings, rows, bool(classes_by_example(project)))
+    labelled = sorted(frame for frame, outcome in outcomes.items() if outcome.error is None)
+    ready = set(labelled) - marked_background(registry, project.name, labelled)
     objects = [
         LabelledObject(
             object_id=row["object_id"],
@@ -120,6 +117,7 @@ def register(
     registration = register_batch(
         registry, project_id=project.name, batch_key=batch_key, run_id=run_id, frame_ids=labelled, objects=objects
     )
+    record_frames(registry, project.name, batch_key, outcomes)
     mark_labelled(
         registry,
         batch_key,
@@ -132,6 +130,7 @@ def register(
                 "embedder": f"{models.embedder.model_id}@{models.embedder.revision}",
             },
         },
+        finished=len(labelled) == len(outcomes),
     )
     category = {item.object_id: item.category for item in objects}
     table = pa.Table.from_pylist(
@@ -155,8 +154,47 @@ def register(
         figures={
             "objects": table.num_rows,
             "unknown": unknown,
+            "frames_unsure": sum(outcome.is_unsure for outcome in outcomes.values()),
+            "frames_failed": len(outcomes) - len(labelled),
+            "failures": _told(outcomes) or "none",
             **dict(registration.counts),
             **{f"category: {name}": count for name, count in sorted(by_category.items())},
         },
         of_the_run=("outcome",),
     )
+
+
+def _frame_outcomes(
+    frames: pa.Table,
+    detections: pa.Table,
+    masks: pa.Table,
+    embeddings: pa.Table,
+    rows: Rows,
+    by_example: bool,
+) -> dict[str, FrameOutcome]:
+    """What the stages came to for each frame, by its id."""
+    failures = {**failed_frames(embeddings), **failed_frames(masks), **failed_frames(detections)}
+    detected = computed_units(detections, "frame_id")
+    boxes = Counter(detections["frame_id"].to_pylist())
+    embedded = set(embeddings["object_id"].to_pylist())
+    in_frame = by_frame(row for row in rows if row["object_id"] in embedded)
+
+    def outcome(frame_id: str) -> FrameOutcome:
+        mine = in_frame.get(frame_id, [])
+        if frame_id in failures:
+            return FrameOutcome(error=failures[frame_id])
+        if frame_id not in detected:
+            return FrameOutcome(error="is not detected yet: materialize detections")
+        if len(mine) < boxes[frame_id]:
+            return FrameOutcome(error="lacks masks or vectors: materialize masks and embeddings")
+        if by_example and any(row["classification_model"] is None for row in mine):
+            return FrameOutcome(error="is not classified yet: materialize classifications")
+        return FrameOutcome(is_unsure=bool(mine) and all(row["category"] == UNKNOWN for row in mine))
+
+    return {frame_id: outcome(frame_id) for frame_id in frames["frame_id"].to_pylist()}
+
+
+def _told(outcomes: Mapping[str, FrameOutcome]) -> str:
+    """The reasons why frames could not be labelled, and how many each kept from it."""
+    reasons = Counter(outcome.error for outcome in outcomes.values() if outcome.error is not None)
+    return "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())

@@ -8,7 +8,7 @@ import pyarrow as pa
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
-from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new
+from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new, of_frames, with_failures
 from al_dagster.media.loader import ImageLoader
 from al_dagster.vision.parallel import stream_calls
 from al_dagster.vision.polygons import mask_polygons
@@ -38,7 +38,8 @@ def segment(
     """
     model = f"{segmenter.model_id}@{segmenter.revision}"
     frame_by_id = {row["frame_id"]: row for row in frames.to_pylist()}
-    boxes = detections.select(["object_id", "frame_id", *BOX_COLUMNS]).to_pylist()
+    failures: dict[str, str] = {}
+    boxes = of_frames(detections, frames).select(["object_id", "frame_id", *BOX_COLUMNS]).to_pylist()
     by_id = {row["object_id"]: row for row in boxes}
     prints = {
         row["object_id"]: fingerprint(
@@ -59,7 +60,7 @@ def segment(
             return segmenter.segment([image for _, image in chunk], boxes)
 
         todo = [frame_by_id[frame_id] for frame_id in in_frame]
-        chunks = frame_images("masks", todo, images, segmenter.images_per_call)
+        chunks = frame_images("masks", todo, images, segmenter.images_per_call, failures)
         return {
             row["object_id"]: [_row(row, frame, mask, prints[row["object_id"]], masks)]
             for chunk, found in stream_calls(masks_of, chunks)
@@ -76,11 +77,12 @@ def segment(
     )
     area, score = table["area"].to_numpy(), table["score"].to_numpy()
     return StageResult(
-        table,
+        with_failures(table, failures),
         computed,
         reused,
         figures={
             "masks": table.num_rows,
+            "failed": len(failures),
             "mean_area_px": round(float(area.mean()), 1) if area.size else 0.0,
             "mean_score": round(float(score.mean()), 4) if score.size else 0.0,
         },

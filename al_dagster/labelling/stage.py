@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _WITHOUT_ROWS = b"al_dagster.computed_without_rows"
+_FAILURES = b"al_dagster.failures"
 
 Rows = list[dict[str, Any]]
 
@@ -90,6 +92,25 @@ def compute_new(
     if empty:
         table = table.replace_schema_metadata({_WITHOUT_ROWS: json.dumps(empty, sort_keys=True).encode()})
     return table, len(new), len(units) - len(new)
+
+
+def of_frames(table: pa.Table, frames: pa.Table) -> pa.Table:
+    """The rows of a stage whose frames still stand: a file may have been quarantined since the stage ran."""
+    return table.filter(pc.is_in(table["frame_id"], value_set=frames["frame_id"].combine_chunks()))
+
+
+def with_failures(table: pa.Table, failures: Mapping[str, str]) -> pa.Table:
+    """The table of a stage with the frames that it could not do, and why, in the metadata of its schema."""
+    if not failures:
+        return table
+    metadata = {**(table.schema.metadata or {}), _FAILURES: json.dumps(dict(failures), sort_keys=True).encode()}
+    return table.replace_schema_metadata(metadata)
+
+
+def failed_frames(table: pa.Table) -> dict[str, str]:
+    """Why a stage could not do a frame, by the ids of the frames that it could not do."""
+    failures: dict[str, str] = json.loads((table.schema.metadata or {}).get(_FAILURES, b"{}"))
+    return failures
 
 
 def by_frame(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:

@@ -85,7 +85,7 @@ def list_batches(registry: Registry, project_id: str | None = None) -> list[str]
 
 
 def unfinished_batches(registry: Registry, *, project_id: str | None = None, origin: Origin | None = None) -> list[str]:
-    """The keys of the batches whose objects were never registered, oldest first."""
+    """The keys of the batches of which some frame was never labelled, oldest first."""
     unfinished = (
         select(BatchFile.batch_key)
         .join(Batch)
@@ -101,7 +101,9 @@ def unfinished_batches(registry: Registry, *, project_id: str | None = None, ori
         return list(session.scalars(unfinished))
 
 
-def mark_labelled(registry: Registry, batch_key: str, *, run_id: str, parameters: Mapping[str, Any]) -> None:
+def mark_labelled(
+    registry: Registry, batch_key: str, *, run_id: str, parameters: Mapping[str, Any], finished: bool = True
+) -> None:
     """Note that the objects of a batch are registered.
 
     Args:
@@ -109,8 +111,11 @@ def mark_labelled(registry: Registry, batch_key: str, *, run_id: str, parameters
         batch_key: the batch.
         run_id: the Dagster run that registered them.
         parameters: the project's configuration and the models as they were.
+        finished: whether all its frames are labelled; a batch that never was finished is asked for again.
     """
-    values = {"labelled_at": UtcNow(), "run_id": run_id, "parameters": dict(parameters)}
+    values: dict[str, Any] = {"run_id": run_id, "parameters": dict(parameters)}
+    if finished:
+        values["labelled_at"] = UtcNow()
     with registry.session() as session:
         session.execute(update(Batch).where(Batch.batch_key == batch_key).values(values))
 

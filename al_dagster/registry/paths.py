@@ -48,3 +48,10 @@ def seen_files(
                 file = SeenFile(row.file_path, row.size_bytes, row.mtime_ns)
                 found.setdefault(str(row.source_id), {}).setdefault(row.file_path, file)
     return {source_id: list(files.values()) for source_id, files in found.items()}
+
+
+def source_at(registry: Registry, project_id: str, file_path: str) -> str | None:
+    """The source that a project saw last at a path, or None."""
+    mine = (BatchFile.project_id == project_id, BatchFile.file_path == file_path, BatchFile.source_id.is_not(None))
+    with registry.reader() as session:
+        return session.scalar(select(BatchFile.source_id).where(*mine).order_by(BatchFile.id.desc()).limit(1))

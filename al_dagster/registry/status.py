@@ -6,6 +6,7 @@ from sqlalchemy import case, func, select
 
 from al_dagster.registry.database import Registry
 from al_dagster.registry.datasets import list_datasets
+from al_dagster.registry.frame_labels import count_frames
 from al_dagster.registry.outbox import outbox_counts
 from al_dagster.registry.sources import quarantined_files
 from al_dagster.registry.tables import Batch, BatchFile, Conflict, Object, Project
@@ -61,6 +62,7 @@ def _projects(registry: Registry) -> list[dict[str, Any]]:
             "files": by_file.get(name, none)[1],
             "quarantined": by_file.get(name, none)[2],
             "duplicates": by_file.get(name, none)[3],
+            "images": count_frames(registry, name),
             "objects": by_object.get(name, none)[1],
             "validated": by_object.get(name, none)[2],
             "conflicts": by_conflict.get(name, none)[1],

@@ -301,7 +301,8 @@ class EmbeddingOutbox(Base):
 class Batch(Base):
     """A batch of files that are labelled together; its key is the Dagster partition.
 
-    ``parameters``, ``run_id`` and ``labelled_at`` are of the last run that registered its objects.
+    ``parameters`` and ``run_id`` are of the last run that registered its objects, ``labelled_at`` of the last that
+    labelled all its frames.
     """
 
     __tablename__ = "batches"

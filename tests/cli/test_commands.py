@@ -26,6 +26,7 @@ from al_dagster.registry.projects import list_projects, save_project
 COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "calibrate", "lineage", "doctor", "ui")
 GROUPS = {
     "objects": ("list", "show", "validate", "edit", "delete", "accept"),
+    "images": ("list", "background"),
     "dataset": ("create", "list", "build", "export"),
 }
 AL = Path(sys.executable).with_name("al")

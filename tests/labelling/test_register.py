@@ -1,8 +1,11 @@
+import os
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from al_dagster.registry.batches import unfinished_batches
+from al_dagster.registry.frame_labels import count_frames, list_frames, mark_background
 from al_dagster.registry.objects import get_object, list_objects
 from al_dagster.registry.outbox import outbox_counts
 from al_dagster.registry.review import delete_object, edit_object, validate_objects
@@ -54,6 +57,99 @@ def test_unknown_objects_stay_in_the_lake(chain):
     assert standing(chain) == {}
 
 
+def test_a_frame_whose_proposals_are_all_unknown_is_unsure_and_no_background(chain):
+    chain.up_to("embeddings")
+    chain.project = chain.project.model_copy(
+        update={"classification": chain.project.classification.model_copy(update={"threshold": 0.999})}
+    )
+    chain.classifications()
+    assert chain.objects().figures["frames_unsure"] == 2
+    assert count_frames(chain.registry, "shapes")["unsure"] == 2
+    assert unfinished_batches(chain.registry) == []
+
+
+def lose_first_picture(chain, home) -> Callable[[], None]:
+    """Make the first picture unreadable after ``sources`` has seen it; gives what brings it back."""
+    path = home.path / "images" / "picture_0.png"
+    content, times = path.read_bytes(), path.stat()
+    chain.images.clear()
+    path.unlink()
+
+    def bring_back() -> None:
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    return bring_back
+
+
+@pytest.mark.parametrize("stage", ["detections", "mask_table", "embeddings"])
+def test_a_picture_that_cannot_be_read_for_a_moment_is_told_and_labelled_the_next_time(chain, home, stage):
+    steps = ["sources", "frames", "detections", "mask_table", "embeddings", "classifications", "objects"]
+    lost = steps.index(stage)
+    for step in steps[:lost]:
+        getattr(chain, step)()
+    bring_back = lose_first_picture(chain, home)
+    assert getattr(chain, stage)().figures["failed"] == 1
+    for step in steps[lost + 1 :]:
+        result = getattr(chain, step)()
+    assert (result.figures["frames_failed"], result.figures["failures"]) == (1, "1 has vanished")
+    assert {row["error"] for row in list_frames(chain.registry, "shapes", "failed")} == {"has vanished"}
+    assert (len(standing(chain)), unfinished_batches(chain.registry)) == (2, [chain.key])
+    bring_back()
+    assert chain.up_to("objects").figures["frames_failed"] == 0
+    assert (len(standing(chain)), unfinished_batches(chain.registry)) == (4, [])
+    assert count_frames(chain.registry, "shapes")["objects"] == 2
+
+
+def test_a_frame_that_fails_when_it_is_labelled_again_keeps_what_is_known_of_it(chain, home):
+    chain.up_to("objects")
+    before = standing(chain)
+    lose_first_picture(chain, home)
+    for stage in ("detections", "masks", "embeddings", "classifications"):
+        chain.tables.pop(stage)
+    for step in (chain.detections, chain.mask_table, chain.embeddings, chain.classifications, chain.objects):
+        step()
+    assert standing(chain) == before
+    assert count_frames(chain.registry, "shapes")["objects"] == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ("detections", "not detected yet"),
+        ("embeddings", "lacks masks or vectors"),
+        ("classifications", "not classified"),
+    ],
+)
+def test_a_frame_that_a_stage_has_not_seen_is_not_labelled(chain, stage, reason):
+    chain.up_to("classifications")
+    chain.tables[stage] = chain.tables[stage].slice(chain.tables[stage].num_rows)
+    result = chain.objects()
+    assert (result.figures["frames_failed"], result.table.num_rows) == (2, 0)
+    assert {reason in row["error"] for row in list_frames(chain.registry, "shapes", "failed")} == {True}
+    assert unfinished_batches(chain.registry) == [chain.key]
+
+
+def test_stages_pass_over_frames_whose_file_was_quarantined_since(chain, home):
+    chain.up_to("classifications")
+    path = home.path / "images" / "picture_0.png"
+    path.write_bytes(b"no picture any more")
+    chain.sources()
+    chain.frames()
+    for step in (chain.mask_table, chain.embeddings, chain.classifications, chain.objects):
+        result = step()
+    assert (result.figures["frames_failed"], result.table.num_rows) == (0, 2)
+
+
+def test_to_a_frame_that_a_person_marked_as_background_nothing_is_added(chain):
+    chain.up_to("frames")
+    (first, _) = chain.last("frames")["frame_id"].to_pylist()
+    mark_background(chain.registry, "shapes", [first], "ann")
+    chain.up_to("objects")
+    assert {row["frame_id"] for row in standing(chain).values()} == {chain.last("frames")["frame_id"].to_pylist()[1]}
+    assert count_frames(chain.registry, "shapes")["background"] == 1
+
+
 def test_objects_that_the_new_labels_no_longer_contain_are_superseded(chain):
     chain.up_to("objects")
     x = {row["object_id"]: row["bbox_x"] for row in standing(chain).values()}
@@ -75,7 +171,9 @@ def test_objects_of_a_frame_whose_picture_vanished_are_not_superseded(chain, hom
     for step in (chain.detections, chain.mask_table, chain.embeddings, chain.classifications):
         step()
     assert chain.last("detections").num_rows == 2
-    assert chain.objects().figures["superseded"] == 0
+    result = chain.objects()
+    assert (result.figures["superseded"], result.figures["frames_failed"]) == (0, 1)
+    assert result.figures["failures"] == "1 has vanished"
     assert standing(chain) == before
 
 
