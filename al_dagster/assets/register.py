@@ -46,17 +46,19 @@ def objects(
     return each_batch(context, stage)
 
 
-@dg.asset(**BATCH, group_name="register", pool="vectors", kinds={"chroma"}, code_version="1", deps=[objects])
+@dg.asset(**BATCH, group_name="register", pool="vectors", kinds={"chroma"}, code_version="1")
 def vector_index(
     context: dg.AssetExecutionContext,
     registry: RegistryResource,
     models: ModelsResource,
     vectors: VectorStoreResource,
+    objects: StoredTables,
 ) -> NewTables:
     """The outbox rows of the batch, pushed to the vector store; one process writes to it at a time."""
     from al_dagster.labelling.index import index_vectors
 
     def stage(key: str) -> "StageResult":
+        objects[key]  # without it there is nothing to index yet, which is no empty index
         profile = models.of(registry.project(batch_project(key)))
         return index_vectors(registry.open(), vectors.store, key, profile.embedder)
 
