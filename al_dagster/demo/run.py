@@ -22,7 +22,7 @@ from al_dagster.registry.batches import list_batches
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.datasets import save_definition
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.sources import get_source
+from al_dagster.registry.paths import seen_files
 from al_dagster.registry.status import read_status
 from al_dagster.runs import asset_metadata, execute, step_seconds
 
@@ -155,14 +155,16 @@ def _add(stages: dict[str, float], seconds: dict[str, float]) -> None:
 
 def _score(settings: Settings, project: ProjectConfig, truth: Path) -> Score:
     with open_registry(settings.database_url) as registry:
-        labels = [
-            Label(
-                Path(get_source(registry, row["source_id"])["file_path"]).name,
-                row["category"],
-                (row["bbox_x"], row["bbox_y"], row["bbox_w"], row["bbox_h"]),
-            )
-            for row in list_objects(registry, project=project.name, limit=None)
-        ]
+        rows = list_objects(registry, project=project.name, limit=None)
+        files = seen_files(registry, [row["source_id"] for row in rows], project.name)
+    labels = [
+        Label(
+            Path(files[row["source_id"]][0].file_path).name,
+            row["category"],
+            (row["bbox_x"], row["bbox_y"], row["bbox_w"], row["bbox_h"]),
+        )
+        for row in rows
+    ]
     return score_labels(labels, read_truth(truth))
 
 

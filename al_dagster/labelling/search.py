@@ -12,8 +12,8 @@ from al_dagster.media.reading import read_image
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.embedding_versions import list_versions
 from al_dagster.registry.objects import get_object
+from al_dagster.registry.paths import newest_path
 from al_dagster.registry.search import SearchHit, search_object, search_vectors
-from al_dagster.registry.sources import get_source
 from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.profiles import build_embedding_models
@@ -44,7 +44,7 @@ def search_like(settings: Settings, like: str, **conditions: Any) -> list[dict[s
             {
                 "similarity": round(hit.similarity, 4),
                 **{key: value for key, value in hit.object.items() if key != "polygon"},
-                "file_path": get_source(registry, hit.object["source_id"])["file_path"],
+                "file_path": newest_path(registry, hit.object["source_id"], hit.object["project_id"]),
             }
             for hit in hits
         ]

@@ -50,6 +50,12 @@ def seen_files(
     return {source_id: list(files.values()) for source_id, files in found.items()}
 
 
+def newest_path(registry: Registry, source_id: str, project_id: str | None) -> str | None:
+    """Where a source was seen last, by the project if it ever saw it; None where nobody did."""
+    files = seen_files(registry, [source_id], project_id).get(source_id)
+    return files[0].file_path if files else None
+
+
 def source_at(registry: Registry, project_id: str, file_path: str) -> str | None:
     """The source that a project saw last at a path, or None."""
     mine = (BatchFile.project_id == project_id, BatchFile.file_path == file_path, BatchFile.source_id.is_not(None))
