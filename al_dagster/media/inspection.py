@@ -16,7 +16,7 @@ from al_dagster.core.ids import source_id
 from al_dagster.core.schemas import SOURCES
 from al_dagster.media.inbox import leaves
 from al_dagster.media.pixels import Image
-from al_dagster.media.reading import Decoded, decode, open_file, page_count
+from al_dagster.media.reading import Decoded, decode_pages, open_file
 
 KeepImage = Callable[[str, Image], None]
 """Takes the SHA-256 of a readable file and the image of its first page."""
@@ -142,22 +142,19 @@ def _decode_pages(file: BinaryIO, suffix: str, max_pixels: int) -> _Pages:
     Raises:
         UnreadableFileError: none can be read; the reason is that of the first.
     """
-    count = page_count(file)
     first: Decoded | None = None
     sizes: list[tuple[int, int] | None] = []
     errors: dict[int, UnreadableFileError] = {}
-    for page in range(count):
-        try:
-            decoded = decode(file, suffix=suffix, max_pixels=max_pixels, page=page)
-        except UnreadableFileError as error:
-            errors[page] = error
+    for number, page in enumerate(decode_pages(file, suffix=suffix, max_pixels=max_pixels), start=1):
+        if isinstance(page, UnreadableFileError):
+            errors[number] = page
             sizes.append(None)
         else:
-            first = first or decoded
-            sizes.append(decoded.picture.size)
+            first = first or page
+            sizes.append(page.picture.size)
     if first is None:
-        raise errors[0]
-    reasons = [f"page {page + 1} of {count} is left out: it {error}" for page, error in errors.items()]
+        raise errors[1]
+    reasons = [f"page {number} of {len(sizes)} is left out: it {error}" for number, error in errors.items()]
     if first.pictures > 1:
         kind = "pictures" if first.format in ("MPO", "PPM") else "frames"
         reasons.append(f"only the first of the {first.pictures} {kind} of this file is labelled")

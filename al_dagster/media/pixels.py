@@ -85,7 +85,8 @@ def rgb(colour: Image, alpha: Image | None = None, *, premultiplied: bool = Fals
     if alpha is not None and premultiplied:
         white = 255 - (alpha if colour.ndim == 2 else alpha[..., None])
         colour, alpha = colour + np.minimum(white, 255 - colour), None
-    picture = Pillow.fromarray(np.ascontiguousarray(colour)).convert("RGB")
+    picture = Pillow.fromarray(np.ascontiguousarray(colour))
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
     if alpha is None or alpha.min(initial=255) == 255:
         return picture
     picture.putalpha(Pillow.fromarray(np.ascontiguousarray(alpha)))

@@ -21,7 +21,7 @@ from al_dagster.media.capture import capture_time, exif_tags
 from al_dagster.media.pixels import Image, opaque_rgb, orientation, require_size, upright
 from al_dagster.media.png import rgb_of_png
 from al_dagster.media.pnm import is_netpbm, read_netpbm
-from al_dagster.media.tiff import count_pages, is_tiff, read_page
+from al_dagster.media.tiff import is_tiff, page_offset, page_offsets, read_page
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF")
 """The formats that Pillow reads. It knows more, some of which start other programs or have no signature; for TIFF and
@@ -157,14 +157,24 @@ def open_file(path: Path | str) -> Iterator[BufferedReader]:
         raise UnreadableFileError(_file_system_reason(path, error)) from error
 
 
-def page_count(file: BinaryIO) -> int:
-    """How many pages an open image file has: those of a TIFF, each a picture to label; of any other format one.
+def decode_pages(file: BinaryIO, *, suffix: str, max_pixels: int) -> Iterator[Decoded | UnreadableFileError]:
+    """Decode an open image file page by page; one that cannot be read gives its error in its place.
+
+    Only a TIFF has several pages, each a picture to label. For the arguments see ``decode``.
 
     Raises:
-        UnreadableFileError: it is a TIFF without a page.
+        UnreadableFileError: it is no image that can be read; the message is the reason.
     """
-    file.seek(0)
-    return count_pages(file) if is_tiff(file.read(16)) else 1
+    if not is_tiff(_prefix(file)):
+        yield decode(file, suffix=suffix, max_pixels=max_pixels)
+        return
+    with _sentences("TIFF"):
+        for offset in page_offsets(file):
+            try:
+                page: Decoded | UnreadableFileError = _decode_tiff(file, offset, max_pixels)
+            except UnreadableFileError as error:
+                page = error
+            yield page
 
 
 def decode(file: BinaryIO, *, suffix: str, max_pixels: int, page: int = 0) -> Decoded:
@@ -179,25 +189,37 @@ def decode(file: BinaryIO, *, suffix: str, max_pixels: int, page: int = 0) -> De
     Raises:
         UnreadableFileError: it is no image that can be read; the message is the reason.
     """
+    prefix = _prefix(file)
+    if is_tiff(prefix):
+        with _sentences("TIFF"):
+            offset = page_offset(file, page)
+        return _decode_tiff(file, offset, max_pixels)
+    if page:
+        raise UnreadableFileError(f"has no page {page + 1}")
+    if is_netpbm(prefix):
+        with _sentences("PNM"):
+            image = read_netpbm(file, max_pixels)
+            return Decoded(image.picture, "PPM", image.mode, 1, plain=False, pictures=image.pictures)
+    return _decode_with_pillow(file, prefix, suffix.lower(), max_pixels)
+
+
+def _prefix(file: BinaryIO) -> bytes:
+    """The first bytes of an open file that may be an image."""
     file.seek(0)
     prefix = file.read(16)
     if not prefix:
         raise UnreadableFileError("is empty (0 bytes)")
     if reason := _container_reason(prefix):
         raise UnreadableFileError(reason)
-    if page and not is_tiff(prefix):
-        raise UnreadableFileError(f"has no page {page + 1}")
-    with _sentences("TIFF" if is_tiff(prefix) else "PNM"):
-        if is_tiff(prefix):
-            found = read_page(file, page, max_pixels)
-            picture = upright(found.picture, found.orientation)
-            return Decoded(
-                picture, "TIFF", found.mode, found.orientation, plain=False, captured_at=capture_time(found.exif)
-            )
-        if is_netpbm(prefix):
-            image = read_netpbm(file, max_pixels)
-            return Decoded(image.picture, "PPM", image.mode, 1, plain=False, pictures=image.pictures)
-    return _decode_with_pillow(file, prefix, suffix.lower(), max_pixels)
+    return prefix
+
+
+def _decode_tiff(file: BinaryIO, offset: int, max_pixels: int) -> Decoded:
+    with _sentences("TIFF"):
+        found = read_page(file, offset, max_pixels)
+        picture = upright(found.picture, found.orientation)
+        moment = capture_time(found.exif)
+        return Decoded(picture, "TIFF", found.mode, found.orientation, plain=False, captured_at=moment)
 
 
 def _decode_with_pillow(file: BinaryIO, prefix: bytes, suffix: str, max_pixels: int) -> Decoded:

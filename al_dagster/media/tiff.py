@@ -36,12 +36,23 @@ _SAMPLE_FORMAT, _SMIN, _SMAX, _JPEG_TABLES = 339, 340, 341, 347
 _YCBCR_COEFFICIENTS, _YCBCR_SUBSAMPLING, _REFERENCE_BLACK_WHITE = 529, 530, 532
 _EXIF = 34665
 
+_OF_COMPRESSION = (
+    _PLANAR,
+    _T4_OPTIONS,
+    _T6_OPTIONS,
+    _PREDICTOR,
+    _COLOUR_MAP,
+    _EXTRA_SAMPLES,
+    _JPEG_TABLES,
+    _YCBCR_SUBSAMPLING,
+)
+
 _REDUCED, _MASK = 1, 4
 _RAW, _OLD_JPEG, _JPEG = 1, 6, 7
 _LOSSLESS = frozenset({_RAW, 5, 8, 32946, 32773, 34925, 50000})
 """Uncompressed, LZW, Deflate, PackBits, LZMA and Zstandard: what they hold can be asked for as bytes."""
-_DECODED = frozenset({2, 3, 4, _JPEG, 50001})
-"""Fax, JPEG and WebP, which decode to pixels of 1 or 8 bits."""
+_DECODED = frozenset({2, 3, 4, _JPEG})
+"""Fax and JPEG, which decode to pixels of 1 or 8 bits."""
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR, _CIELAB = 0, 1, 2, 3, 5, 6, 8
 _TRANSPARENCY_MASK = 4
@@ -75,44 +86,15 @@ def is_tiff(prefix: bytes) -> bool:
     return prefix[:4] in TiffImagePlugin.PREFIXES
 
 
-def count_pages(file: BinaryIO) -> int:
-    """How many pages an open TIFF has; reduced pictures (previews, pyramid levels) and masks are none.
+def page_offsets(file: BinaryIO) -> Iterator[int]:
+    """Where the pages of an open TIFF begin, in their order, as ``read_page`` takes them.
+
+    Reduced pictures (previews, pyramid levels) and masks are no pages. One that lies beyond the end of the file is a
+    page that cannot be read.
 
     Raises:
         UnreadableFileError: it has no page.
     """
-    return sum(1 for _ in _page_offsets(file))
-
-
-def read_page(file: BinaryIO, page: int, max_pixels: int) -> TiffPage:
-    """Decode a page of an open TIFF.
-
-    Args:
-        file: open for binary reading.
-        page: its index among the pages that ``count_pages`` counts.
-        max_pixels: a page of more pixels than this is refused before it is decoded.
-
-    Raises:
-        UnreadableFileError: there is no such page, or it cannot be read; the message is the reason.
-    """
-    offset = next(islice(_page_offsets(file), page, None), None)
-    if offset is None:
-        raise UnreadableFileError(f"has no page {page + 1}")
-    layout = _layout(file, _directory(file, offset), max_pixels)
-    if layout.compression in _LOSSLESS:
-        picture = _interpreted(file, layout)
-    elif layout.compression in (*_DECODED, _OLD_JPEG):
-        picture = _decoded(file, layout, offset)
-    else:
-        raise UnreadableFileError(f"is a TIFF file of compression {layout.compression}, which cannot be read")
-    return TiffPage(picture, _mode(layout), known_orientation(layout.tags.get(_ORIENTATION)), _exif(file, layout.tags))
-
-
-# The chain of directories
-
-
-def _page_offsets(file: BinaryIO) -> Iterator[int]:
-    """Where the directories of the pages begin; one that lies beyond the file is a page that cannot be read."""
     first: tuple[int, bool] | None = None
     found = False
     for offset, types in _chain(file):
@@ -130,6 +112,42 @@ def _page_offsets(file: BinaryIO) -> Iterator[int]:
                 "holds only a preview where a picture is expected (a camera's raw file?): convert it to TIFF or JPEG"
             )
         yield first[0]
+
+
+def page_offset(file: BinaryIO, page: int) -> int:
+    """Where a page begins, by its index.
+
+    Raises:
+        UnreadableFileError: there is no such page.
+    """
+    offset = next(islice(page_offsets(file), page, None), None)
+    if offset is None:
+        raise UnreadableFileError(f"has no page {page + 1}")
+    return offset
+
+
+def read_page(file: BinaryIO, offset: int, max_pixels: int) -> TiffPage:
+    """Decode a page of an open TIFF.
+
+    Args:
+        file: open for binary reading.
+        offset: where the page begins.
+        max_pixels: a page of more pixels than this is refused before it is decoded.
+
+    Raises:
+        UnreadableFileError: it cannot be read; the message is the reason.
+    """
+    layout = _layout(file, _directory(file, offset), max_pixels)
+    if layout.compression in (*_DECODED, _OLD_JPEG) or _is_usual(layout):
+        picture = _decoded(file, layout, offset)
+    elif layout.compression in _LOSSLESS:
+        picture = _interpreted(file, layout)
+    else:
+        raise UnreadableFileError(f"is a TIFF file of compression {layout.compression}, which cannot be read")
+    return TiffPage(picture, _mode(layout), known_orientation(layout.tags.get(_ORIENTATION)), _exif(file, layout.tags))
+
+
+# The chain of directories
 
 
 def _chain(file: BinaryIO) -> Iterator[tuple[int, dict[int, int]]]:
@@ -158,6 +176,8 @@ def _types(entries: bytes, order: str, entry: int) -> dict[int, int]:
     found: dict[int, int] = {}
     for start in range(0, len(entries) - entry + 1, entry):
         tag, kind = struct.unpack_from(order + "HH", entries, start)
+        if tag > _SUB_DIRECTORIES:
+            break
         if tag in (_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _PHOTOMETRIC, _SUB_DIRECTORIES):
             place = start + (12 if entry == 20 else 8)
             (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "L"), entries, place)
@@ -292,6 +312,25 @@ def _photometric(tags: dict[int, Any], channels: int, compression: int) -> int:
     if channels >= 3:
         return _RGB
     return _WHITE_IS_ZERO if compression in (2, 3, 4) else _BLACK_IS_ZERO
+
+
+def _is_usual(layout: _Layout) -> bool:
+    """Whether Pillow gives what is to be seen, and faster than it can be made from the samples."""
+    return (
+        layout.compression in _LOSSLESS - {_RAW}
+        and layout.bits == 8
+        and layout.sample_format == _UNSIGNED
+        and (layout.photometric, layout.channels) in ((_BLACK_IS_ZERO, 1), (_RGB, 3))
+        and layout.planes == 1
+        and _predictor(layout) in (1, 2)
+        and _whole_number(layout.tags, _FILL_ORDER, 1) == 1
+        and len(layout.offsets) == layout.across * layout.down
+        and not _states_range(layout)
+    )
+
+
+def _states_range(layout: _Layout) -> bool:
+    return any(tag in layout.tags for tag in (_SMIN, _SMAX, _MIN, _MAX))
 
 
 def _mode(layout: _Layout) -> str:
@@ -601,11 +640,11 @@ def _decoded(file: BinaryIO, layout: _Layout, offset: int) -> Pillow.Image:
             bits=layout.bits,
             channels=layout.channels,
             photometric=layout.photometric,
-            copied=(_PLANAR, _T4_OPTIONS, _T6_OPTIONS, _COLOUR_MAP, _EXTRA_SAMPLES, _JPEG_TABLES, _YCBCR_SUBSAMPLING),
+            copied=_OF_COMPRESSION,
         )
     )
     picture.load()
-    if picture.mode not in ("L", "RGB") or (layout.photometric == _YCBCR):
+    if picture.mode not in ("L", "RGB") or layout.photometric == _YCBCR or not _states_range(layout):
         return opaque_rgb(picture)
     values = np.asarray(picture)
     if layout.photometric == _WHITE_IS_ZERO:

@@ -110,10 +110,10 @@ def test_the_same_bytes_under_two_names_are_one_source(photo, tmp_path):
 @pytest.mark.parametrize("how", ["written to", "replaced", "removed"])
 def test_a_file_that_changes_while_it_is_read_is_quarantined(photo, tmp_path, monkeypatch, how):
     path = photo("a.png")
-    real = inspection.decode
+    real = inspection.decode_pages
 
     def decode_and_change(*args, **options):
-        decoded = real(*args, **options)
+        decoded = list(real(*args, **options))
         if how == "written to":
             with path.open("ab") as file:
                 file.write(b"more")
@@ -123,7 +123,7 @@ def test_a_file_that_changes_while_it_is_read_is_quarantined(photo, tmp_path, mo
             path.unlink()
         return decoded
 
-    monkeypatch.setattr(inspection, "decode", decode_and_change)
+    monkeypatch.setattr(inspection, "decode_pages", decode_and_change)
     row = inspect_file(path, root=tmp_path, max_pixels=LIMIT)
     assert (row["status"], row["reason"]) == ("quarantined", "changed while it was being read")
     assert row["source_id"] is None
