@@ -60,6 +60,8 @@ class Chain:
                     "timestamp_ms": 0,
                     "file_path": str(path),
                     "sha256": f"{index:064d}",
+                    "size_bytes": path.stat().st_size,
+                    "mtime_ns": path.stat().st_mtime_ns,
                     "width": WIDTH,
                     "height": HEIGHT,
                 }

@@ -8,6 +8,7 @@ import structlog
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.core.progress import report
 from al_dagster.media.loader import ImageLoader
+from al_dagster.media.reading import ImageFile
 from al_dagster.vision.protocols import Image
 
 logger = structlog.get_logger(__name__)
@@ -16,6 +17,13 @@ CHUNK_PIXELS = 64 * 10**6
 """Pixels of the images of a chunk; memory holds three chunks and what is decoded ahead, 3 bytes a pixel."""
 
 FrameImage = tuple[dict[str, Any], Image]
+
+
+def image_file(frame: dict[str, Any]) -> ImageFile:
+    """The page of a file that a row of ``core.schemas.FRAMES`` stands for."""
+    return ImageFile(
+        frame["file_path"], frame["sha256"], frame["size_bytes"], frame["mtime_ns"], page=frame["frame_idx"]
+    )
 
 
 def frame_images(
@@ -30,11 +38,11 @@ def frame_images(
         frames: rows of ``core.schemas.FRAMES``.
         images: the loader, which decodes ahead of what is asked for.
         chunk: the most images in one list.
-        failures: takes the reason, by frame id, of each frame that cannot be read.
+        failures: is given the reason of each frame that cannot be read, or whose file has changed, by its id.
     """
     largest = max((frame["width"] * frame["height"] for frame in frames), default=1)
     ahead = max(2, min(chunk, CHUNK_PIXELS // largest))
-    loaded = images.outcomes([(frame["file_path"], frame["sha256"]) for frame in frames], look_ahead=ahead)
+    loaded = images.outcomes([image_file(frame) for frame in frames], look_ahead=ahead)
     pending: list[FrameImage] = []
     pixels = 0
     for done, (frame, image) in enumerate(zip(frames, loaded, strict=True), start=1):

@@ -30,7 +30,16 @@ def frames(tmp_path, save_picture):
             path = save_picture(tmp_path / f"{number}.png", np.full((height, width, 3), number, np.uint8))
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
             rows.append(
-                {"frame_id": number, "file_path": str(path), "sha256": sha256, "width": width, "height": height}
+                {
+                    "frame_id": number,
+                    "frame_idx": 0,
+                    "file_path": str(path),
+                    "sha256": sha256,
+                    "size_bytes": path.stat().st_size,
+                    "mtime_ns": path.stat().st_mtime_ns,
+                    "width": width,
+                    "height": height,
+                }
             )
         return rows
 
@@ -52,7 +61,7 @@ def numbers(chunks) -> list[list[int]]:
     [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 3, [2]), (3, 1, [1, 1, 1]), (0, 3, [])],
 )
 def test_every_frame_comes_in_order_in_chunks_of_at_most_so_many(loader, frames, count, chunk, sizes):
-    found = numbers(frame_images("step", frames(*[(WIDTH, HEIGHT)] * count), loader, chunk))
+    found = numbers(frame_images("step", frames(*[(WIDTH, HEIGHT)] * count), loader, chunk, {}))
     assert [len(part) for part in found] == sizes
     assert list(chain(*found)) == list(range(count))
 
@@ -60,7 +69,7 @@ def test_every_frame_comes_in_order_in_chunks_of_at_most_so_many(loader, frames,
 def test_a_chunk_ends_with_the_image_that_fills_its_pixels(loader, frames, monkeypatch):
     monkeypatch.setattr(images, "CHUNK_PIXELS", 3 * WIDTH * HEIGHT)
     small, large = (WIDTH, HEIGHT), (4 * WIDTH, HEIGHT)
-    found = numbers(frame_images("step", frames(small, small, small, small, large, large, small), loader, 100))
+    found = numbers(frame_images("step", frames(small, small, small, small, large, large, small), loader, 100, {}))
     assert found == [[0, 1, 2], [3, 4], [5], [6]]
 
 
@@ -68,10 +77,10 @@ def test_no_more_images_are_decoded_ahead_than_fill_a_chunk(loader, frames, monk
     monkeypatch.setattr(images, "CHUNK_PIXELS", 3 * WIDTH * HEIGHT)
     ahead = []
     monkeypatch.setattr(
-        loader, "outcomes", lambda items, look_ahead: ahead.append(look_ahead) or ImageLoader.outcomes(loader, items)
+        loader, "outcomes", lambda files, look_ahead: ahead.append(look_ahead) or ImageLoader.outcomes(loader, files)
     )
     for sizes, chunk in (([(WIDTH, HEIGHT)] * 9, 100), ([(WIDTH, HEIGHT)] * 9, 2), ([(9 * WIDTH, HEIGHT)] * 2, 100)):
-        found = numbers(frame_images("step", frames(*sizes), loader, chunk))
+        found = numbers(frame_images("step", frames(*sizes), loader, chunk, {}))
         assert list(chain(*found)) == list(range(len(sizes)))
     assert ahead == [3, 2, 2]
 
@@ -84,7 +93,7 @@ def test_the_images_held_while_a_model_is_called_do_not_grow_with_their_number(l
         seen.extend(weakref.ref(image) for _, image in chunk)
         held.append(sum(image() is not None for image in seen))
 
-    for _ in stream_calls(call, frame_images("step", frames(*[(WIDTH, HEIGHT)] * count), loader, 4)):
+    for _ in stream_calls(call, frame_images("step", frames(*[(WIDTH, HEIGHT)] * count), loader, 4, {})):
         pass
     assert len(seen) == count
     assert 4 <= max(held) <= 3 * 4
@@ -106,7 +115,27 @@ def test_a_file_that_cannot_be_read_is_left_out_and_the_last_chunk_still_comes(
     rows = frames(*[(WIDTH, HEIGHT)] * 5)
     for number in unreadable:
         (tmp_path / f"{number}.png").write_bytes(b"no picture any more")
-    assert numbers(frame_images("step", rows, loader, 2)) == expected
+    failures = {}
+    assert numbers(frame_images("step", rows, loader, 2, failures)) == expected
+    assert set(failures) == set(unreadable)
+    assert set(failures.values()) <= {"has changed since it was taken into its batch"}
+
+
+def test_a_file_that_was_overwritten_is_a_failure_and_its_neighbours_are_read(loader, frames, save_picture, tmp_path):
+    rows = frames(*[(WIDTH, HEIGHT)] * 3)
+    changed = tmp_path / "1.png"
+    save_picture(changed, np.full((HEIGHT, WIDTH, 3), 99, np.uint8))
+    failures = {}
+    assert numbers(frame_images("step", rows, loader, 3, failures)) == [[0, 2]]
+    assert failures == {1: "has changed since it was taken into its batch"}
+
+
+def test_rows_of_older_versions_know_neither_size_nor_time_and_are_read_by_their_content(loader, frames, tmp_path):
+    rows = [{**row, "size_bytes": None, "mtime_ns": None} for row in frames(*[(WIDTH, HEIGHT)] * 3)]
+    (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes())
+    failures = {}
+    assert numbers(frame_images("step", rows, loader, 3, failures)) == [[0, 1]]
+    assert failures == {2: "has changed since it was taken into its batch"}
 
 
 @pytest.mark.parametrize("unreadable", [[], [1], [4], [3, 4], [0, 1, 2, 3, 4]])
@@ -116,6 +145,6 @@ def test_progress_goes_up_to_the_end(loader, frames, tmp_path, unreadable):
         (tmp_path / f"{number}.png").unlink()
     told = []
     with listening(lambda *report: told.append(report)):
-        numbers(frame_images("step", rows, loader, 2))
+        numbers(frame_images("step", rows, loader, 2, {}))
     assert told[-1] == ("step", 5, 5)
     assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})

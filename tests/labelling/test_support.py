@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sqlalchemy import update
 
 from al_dagster.core.errors import UserError
@@ -226,3 +227,47 @@ def test_the_pictures_of_nothing_count_beside_validated_objects(labelled, home, 
     save_picture(tmp_path / "support" / BACKGROUND / "0.png", shapes(6, (("disc", 70, 60),))[30:90, 66:110])
     assert content_hash(labelled) != without
     assert load(labelled).background is not None
+
+
+def test_an_example_is_not_cut_from_a_file_that_was_overwritten(labelled, shapes, save_picture):
+    validate(labelled, "disc", "bar", count=2)
+    both = load(labelled).vectors["disc"]
+    save_picture(pictures(labelled)[0], shapes(77, (("bar", 45, 60), ("disc", 115, 60))))
+    left = load(labelled).vectors["disc"]
+    assert len(left) == TURNS
+    assert any(np.array_equal(left, both[half]) for half in (slice(TURNS), slice(TURNS, None)))
+
+
+def test_an_example_is_cut_from_any_file_that_still_holds_its_image(labelled, home):
+    validate(labelled, "disc", "bar", count=2)
+    both = load(labelled).vectors["disc"]
+    for path in pictures(labelled):
+        (home.path / "copies").mkdir(exist_ok=True)
+        (home.path / "copies" / path.name).write_bytes(path.read_bytes())
+    (labelled.key,) = take_folder(labelled.registry, home.path / "copies", labelled.project, batch_size=256)
+    tables = dict(labelled.tables)
+    labelled.tables.clear()
+    labelled.sources()
+    labelled.tables = tables
+    for path in pictures(labelled):
+        path.write_bytes(b"no picture any more")
+    np.testing.assert_array_equal(load(labelled).vectors["disc"], both)
+
+
+def test_an_example_on_a_later_page_is_cut_from_that_page(chain, home, shapes):
+    images = home.path / "images"
+    drawn = [Image.fromarray(np.asarray(Image.open(path).convert("RGB"))) for path in sorted(images.iterdir())]
+    for path in images.iterdir():
+        path.unlink()
+    drawn[0].save(images / "scan.tif", save_all=True, append_images=drawn[1:])
+    chain.key = take_folder(chain.registry, images, chain.project, batch_size=256)[-1]
+    chain.up_to("objects")
+    chain.project = home.project(support=None, validated_examples=["disc", "bar"])
+    second = chain.last("frames")["frame_id"].to_pylist()[1]
+    chosen = [row["object_id"] for row in list_objects(chain.registry, limit=None) if row["frame_id"] == second]
+    assert len(chosen) == 2
+    validate_objects(chain.registry, chosen, "ann")
+    own = {row["object_id"]: row["embedding"] for row in chain.last("embeddings").to_pylist()}
+    vectors = load(chain).vectors
+    for object_id in chosen:
+        assert any(np.allclose(array[0], own[object_id], atol=1e-6) for array in vectors.values())

@@ -1,15 +1,17 @@
 import hashlib
 import json
 import threading
+from datetime import datetime
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from PIL.ExifTags import Base
 
 from al_dagster.core.ids import source_id
 from al_dagster.core.schemas import SOURCES
 from al_dagster.media import inspection
-from al_dagster.media.inspection import inspect_file, inspect_files, perceptual_hash
+from al_dagster.media.inspection import THUMBNAIL_SIDE, inspect_file, inspect_files, perceptual_hash, thumbnail
 from al_dagster.media.reading import read_image
 
 LIMIT = 1_000_000
@@ -25,6 +27,7 @@ def test_a_readable_file_gives_a_whole_row(photo, tmp_path):
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert list(row) == SOURCES.names
     assert len(row.pop("perceptual_hash")) == 64
+    assert len(row.pop("thumbnail")) == THUMBNAIL_SIDE**2
     assert json.loads(row.pop("metadata")) == {"format": "JPEG", "mode": "RGB", "exif_orientation": 1, "plain": True}
     assert row == {
         "file_path": str(path),
@@ -37,6 +40,7 @@ def test_a_readable_file_gives_a_whole_row(photo, tmp_path):
         "height": 48,
         "frame_count": 1,
         "fps": None,
+        "captured_at": None,
         "size_bytes": path.stat().st_size,
         "mtime_ns": path.stat().st_mtime_ns,
     }
@@ -106,10 +110,10 @@ def test_the_same_bytes_under_two_names_are_one_source(photo, tmp_path):
 @pytest.mark.parametrize("how", ["written to", "replaced", "removed"])
 def test_a_file_that_changes_while_it_is_read_is_quarantined(photo, tmp_path, monkeypatch, how):
     path = photo("a.png")
-    real = inspection.decode
+    real = inspection.decode_pages
 
     def decode_and_change(*args, **options):
-        decoded = real(*args, **options)
+        decoded = list(real(*args, **options))
         if how == "written to":
             with path.open("ab") as file:
                 file.write(b"more")
@@ -119,7 +123,7 @@ def test_a_file_that_changes_while_it_is_read_is_quarantined(photo, tmp_path, mo
             path.unlink()
         return decoded
 
-    monkeypatch.setattr(inspection, "decode", decode_and_change)
+    monkeypatch.setattr(inspection, "decode_pages", decode_and_change)
     row = inspect_file(path, root=tmp_path, max_pixels=LIMIT)
     assert (row["status"], row["reason"]) == ("quarantined", "changed while it was being read")
     assert row["source_id"] is None
@@ -224,3 +228,150 @@ def test_the_rows_fit_the_declared_schema(photo, tmp_path):
 
     rows = inspect_files([photo(), tmp_path / "gone.jpg"], root=tmp_path, max_pixels=LIMIT)
     assert pa.Table.from_pylist(rows, schema=SOURCES).num_rows == 2
+
+
+def page(number: int, width: int = 30, height: int = 20) -> Image.Image:
+    return Image.new("RGB", (width, height), (60 * number, 0, 200))
+
+
+def scan(path, pages, **options):
+    pages[0].save(path, save_all=True, append_images=pages[1:], **options)
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "jpeg", "tiff_lzw", "packbits"])
+def test_each_page_of_a_tiff_is_counted_with_its_own_size(tmp_path, compression):
+    path = scan(tmp_path / "a.tif", [page(0), page(1, 9, 40), page(2)], compression=compression)
+    row = inspect_file(path, root=None, max_pixels=LIMIT)
+    assert (row["status"], row["reason"], row["frame_count"]) == ("ready", None, 3)
+    assert (row["width"], row["height"]) == (30, 20)
+    assert json.loads(row["metadata"])["pages"] == [[30, 20], [9, 40], [30, 20]]
+
+
+def test_a_file_of_one_page_names_no_pages(photo):
+    row = inspect_file(photo("a.tif"), root=None, max_pixels=LIMIT)
+    assert row["frame_count"] == 1
+    assert "pages" not in json.loads(row["metadata"])
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_a_page_that_cannot_be_read_is_left_out_and_named_and_the_others_stay(tmp_path, damaged):
+    path = scan(tmp_path / "a.tif", [page(n, 30 + n) for n in range(3)], compression="tiff_adobe_deflate")
+    with Image.open(path) as opened:
+        opened.seek(damaged)
+        place = opened.tag_v2[273][0]
+    content = bytearray(path.read_bytes())
+    content[place : place + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    row = inspect_file(path, root=None, max_pixels=LIMIT)
+    assert (row["status"], row["frame_count"]) == ("ready", 3)
+    assert row["reason"].startswith(f"page {damaged + 1} of 3 is left out: it is a TIFF file that cannot be read")
+    sizes = json.loads(row["metadata"])["pages"]
+    assert sizes == [None if number == damaged else [30 + number, 20] for number in range(3)]
+    assert row["width"] == (31 if damaged == 0 else 30)
+    assert json.loads(row["metadata"])["left_out"] == row["reason"]
+
+
+def test_pages_that_the_file_ends_before_are_left_out_and_named(tmp_path):
+    path = scan(tmp_path / "a.tif", [page(n, 30 + n) for n in range(3)])
+    with Image.open(path) as opened:
+        opened.seek(2)
+        place = opened.tag_v2._offset
+    path.write_bytes(path.read_bytes()[:place])
+    row = inspect_file(path, root=None, max_pixels=LIMIT)
+    assert (row["status"], row["frame_count"]) == ("ready", 3)
+    assert row["reason"] == "page 3 of 3 is left out: it is truncated: the TIFF data ends too early"
+
+
+def test_a_page_larger_than_the_limit_is_left_out_and_the_others_stay(tmp_path):
+    path = scan(tmp_path / "a.tif", [page(0), page(1, 90, 90), page(2)])
+    row = inspect_file(path, root=None, max_pixels=1000)
+    assert row["status"] == "ready"
+    assert row["reason"].startswith("page 2 of 3 is left out: it decodes to 0.0081 megapixels; the limit is 0.001")
+
+
+def test_a_file_of_which_no_page_can_be_read_is_quarantined_with_the_reason_of_the_first(tmp_path):
+    path = scan(tmp_path / "a.tif", [page(0, 50, 50), page(1, 90, 90)])
+    row = inspect_file(path, root=None, max_pixels=1000)
+    assert row["status"] == "quarantined"
+    assert row["reason"].startswith("decodes to 0.0025 megapixels")
+
+
+def test_only_the_image_of_the_first_page_is_handed_on(tmp_path):
+    kept = []
+    path = scan(tmp_path / "a.tif", [page(0), page(1)])
+    inspect_file(path, root=None, max_pixels=LIMIT, keep=lambda sha256, image: kept.append(image[0, 0, 0]))
+    assert kept == [0]
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.avif"])
+def test_of_an_animation_the_row_says_that_only_the_first_frame_is_labelled(tmp_path, name):
+    row = inspect_file(scan(tmp_path / name, [page(n) for n in range(4)]), root=None, max_pixels=LIMIT)
+    assert (row["status"], row["frame_count"]) == ("ready", 1)
+    assert row["reason"] == "only the first of the 4 frames of this file is labelled"
+    assert json.loads(row["metadata"])["pictures"] == 4
+
+
+def test_of_several_pictures_in_a_jpeg_the_row_says_that_only_the_first_is_labelled(tmp_path):
+    path = scan(tmp_path / "a.jpg", [page(0), page(1)], format="MPO")
+    row = inspect_file(path, root=None, max_pixels=LIMIT)
+    assert row["reason"] == "only the first of the 2 pictures of this file is labelled"
+
+
+def camera(**stated) -> Image.Exif:
+    exif = Image.Exif()
+    exif[Base.Make] = "a camera"
+    exif.get_ifd(ExifTags.IFD.Exif).update({Base[name]: value for name, value in stated.items()})
+    # Pillow writes the block into a TIFF only where it stands among the other tags.
+    exif[ExifTags.IFD.Exif] = 0
+    return exif
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+def test_the_time_of_capture_is_read_to_the_millisecond(photo, name):
+    exif = camera(
+        DateTimeOriginal="2024:05:17 08:09:10", SubsecTimeOriginal="25", DateTimeDigitized="2001:01:01 00:00:00"
+    )
+    row = inspect_file(photo(name, exif=exif), root=None, max_pixels=LIMIT)
+    assert row["captured_at"] == datetime(2024, 5, 17, 8, 9, 10, 250_000)
+
+
+@pytest.mark.parametrize(
+    ("stated", "moment"),
+    [
+        ({"DateTimeDigitized": "2024:05:17 08:09:10", "SubsecTimeDigitized": "007"}, (8, 9, 10, 7000)),
+        ({"DateTimeOriginal": "    :  :     :  :  ", "DateTimeDigitized": "2024:05:17 08:09:10"}, (8, 9, 10, 0)),
+        ({"DateTimeOriginal": "2024:05:17 08:09:10", "SubsecTimeOriginal": "123456"}, (8, 9, 10, 123_000)),
+        ({"DateTimeOriginal": "2024:05:17 08:09:10", "SubsecTimeOriginal": "x"}, (8, 9, 10, 0)),
+        ({"DateTimeOriginal": "2024:05:17 08:09:10", "SubsecTimeDigitized": "5"}, (8, 9, 10, 0)),
+        ({"DateTimeOriginal": "0000:00:00 00:00:00"}, None),
+        ({"DateTimeOriginal": "2024:13:45 99:00:00"}, None),
+        ({"DateTimeOriginal": "yesterday"}, None),
+        ({"DateTimeOriginal": 7}, None),
+        ({"SubsecTimeOriginal": "5"}, None),
+    ],
+)
+def test_a_time_that_is_no_time_is_none(photo, stated, moment):
+    row = inspect_file(photo("a.jpg", exif=camera(**stated)), root=None, max_pixels=LIMIT)
+    assert row["captured_at"] == (datetime(2024, 5, 17, *moment) if moment else None)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (640, 480), (1, 1), (3000, 20), (33, 1000)])
+def test_the_thumbnail_is_the_mean_grey_of_each_part(size):
+    across = np.linspace(0, 255, size[0])[None, :].repeat(size[1], axis=0)
+    levels = np.frombuffer(thumbnail(Image.fromarray(across.astype(np.uint8)).convert("RGB")), np.uint8)
+    levels = levels.reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    assert (levels == levels[0]).all()
+    parts = np.arange(THUMBNAIL_SIDE) * size[0] / THUMBNAIL_SIDE
+    middles = np.interp(parts + size[0] / THUMBNAIL_SIDE / 2 - 0.5, np.arange(size[0]), across[0])
+    np.testing.assert_allclose(levels[0], middles, atol=5)
+
+
+def test_the_thumbnail_is_that_of_the_upright_picture(photo):
+    exif = Image.Exif()
+    exif[Base.Orientation] = 3
+    plain, turned = (
+        np.frombuffer(inspect_file(path, root=None, max_pixels=LIMIT)["thumbnail"], np.uint8).reshape(32, 32)
+        for path in (photo("a.png", 64, 64), photo("b.png", 64, 64, exif=exif))
+    )
+    np.testing.assert_allclose(turned, plain[::-1, ::-1], atol=1)

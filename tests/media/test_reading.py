@@ -1,3 +1,4 @@
+import hashlib
 import io
 import os
 import struct
@@ -5,6 +6,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from al_dagster.core.errors import UnreadableFileError
-from al_dagster.media.reading import read_image
+from al_dagster.media import reading
+from al_dagster.media.reading import ImageFile, read_file, read_image
 
 LIMIT = 10_000_000
 
@@ -121,18 +124,18 @@ def test_cmyk_becomes_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
-def test_grey_of_16_bits_keeps_its_upper_8(tmp_path, name):
-    deep = np.arange(0, 65536, 16, dtype=np.uint16).reshape(64, 64)
+def test_grey_of_16_bits_is_scaled_to_8(tmp_path, name):
+    deep = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
     assert cv2.imwrite(str(tmp_path / name), deep)
     image = read_image(tmp_path / name, max_pixels=LIMIT)
-    np.testing.assert_array_equal(image, np.repeat((deep >> 8)[..., None], 3, axis=2))
+    np.testing.assert_array_equal(image, np.repeat(np.rint(deep / 257)[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_colour_of_16_bits_keeps_its_upper_8(tmp_path, name):
+def test_colour_of_16_bits_is_scaled_to_8(tmp_path, name):
     deep = np.random.default_rng(0).integers(0, 65536, (24, 32, 3), dtype=np.uint16)
     assert cv2.imwrite(str(tmp_path / name), deep)
-    np.testing.assert_array_equal(read_image(tmp_path / name, max_pixels=LIMIT), (deep >> 8)[..., ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / name, max_pixels=LIMIT), np.rint(deep / 257)[..., ::-1])
 
 
 def test_a_turned_picture_of_16_bits_is_turned_upright(tmp_path):
@@ -191,7 +194,7 @@ def test_alpha_is_laid_on_white(tmp_path, mode, ink, shown):
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_transparent_grey_becomes_white(tmp_path, deep):
-    values = np.array([[9, 0], [9, 200]], dtype=np.uint16 if deep else np.uint8) * (256 if deep else 1)
+    values = np.array([[9, 0], [9, 200]], dtype=np.uint16 if deep else np.uint8) * (257 if deep else 1)
     Image.fromarray(values).save(tmp_path / "a.png", transparency=int(values[0, 0]))
     assert read_image(tmp_path / "a.png", max_pixels=LIMIT)[..., 0].tolist() == [[255, 0], [255, 200]]
 
@@ -315,6 +318,82 @@ def test_a_file_that_may_not_be_read(photo):
 
 def test_a_name_too_long_for_the_file_system(tmp_path):
     assert reason(tmp_path / ("x" * 300 + ".jpg")) == "cannot be read: file name too long"
+
+
+def inspected(path: Path) -> ImageFile:
+    status = path.stat()
+    return ImageFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), status.st_size, status.st_mtime_ns)
+
+
+def changed(file: ImageFile) -> str:
+    with pytest.raises(UnreadableFileError) as caught:
+        read_file(file, max_pixels=LIMIT)
+    return str(caught.value)
+
+
+HAS_CHANGED = "has changed since it was taken into its batch"
+
+
+def test_a_file_that_stands_as_it_was_inspected_is_read(photo, draw):
+    np.testing.assert_array_equal(read_file(inspected(photo("a.png")), max_pixels=LIMIT), draw())
+
+
+@pytest.mark.parametrize("known", ["size and time", "size", "time", "neither"])
+def test_a_file_that_was_only_touched_is_read_and_one_of_other_content_is_not(photo, draw, known):
+    path = photo("a.bmp")
+    file = inspected(path)
+    if known in ("size", "neither"):
+        file = replace(file, mtime_ns=None)
+    if known in ("time", "neither"):
+        file = replace(file, size_bytes=None)
+    os.utime(path, ns=(1, 1))
+    np.testing.assert_array_equal(read_file(file, max_pixels=LIMIT), draw())
+    # The same size, another content.
+    photo("a.bmp", seed=1)
+    assert path.stat().st_size == inspected(path).size_bytes
+    os.utime(path, ns=(2, 2))
+    assert changed(file) == HAS_CHANGED
+
+
+@pytest.mark.parametrize("how", ["longer", "shorter", "another file", "no picture"])
+def test_a_file_of_another_size_has_changed_whatever_it_holds(photo, how):
+    path = photo("a.png")
+    file = inspected(path)
+    content = path.read_bytes()
+    if how == "another file":
+        photo("b.png", 20, 20).replace(path)
+    else:
+        path.write_bytes({"longer": content + b"more", "shorter": content[:-9], "no picture": b"text"}[how])
+    assert changed(file) == HAS_CHANGED
+
+
+def test_a_file_that_is_gone_has_vanished(photo):
+    file = inspected(photo("a.png"))
+    Path(file.path).unlink()
+    assert changed(file) == "has vanished"
+
+
+@pytest.mark.parametrize("content", [b"", b"half"])
+def test_a_file_that_changes_while_it_is_read_is_an_error(photo, monkeypatch, content):
+    path = photo("a.png")
+    file = inspected(path)
+    real = reading.decode
+
+    def decode_and_change(*args, **options):
+        # In place, as an editor saves: the open file is the one that changes.
+        if content:
+            path.write_bytes(content)
+            return real(*args, **options)
+        decoded = real(*args, **options)
+        path.write_bytes(b"")
+        return decoded
+
+    monkeypatch.setattr(reading, "decode", decode_and_change)
+    assert changed(file) == "changed while it was being read"
+
+
+def test_only_a_tiff_has_a_second_page(photo):
+    assert changed(replace(inspected(photo("a.png")), page=1)) == "has no page 2"
 
 
 @settings(max_examples=150, deadline=None)
