@@ -48,16 +48,9 @@ def objects(
 
 @dg.asset(**BATCH, group_name="register", pool="vectors", kinds={"chroma"}, code_version="1", deps=[objects])
 def vector_index(
-    context: dg.AssetExecutionContext,
-    registry: RegistryResource,
-    models: ModelsResource,
-    vectors: VectorStoreResource,
+    context: dg.AssetExecutionContext, registry: RegistryResource, vectors: VectorStoreResource
 ) -> NewTables:
     """The outbox rows of the batch, pushed to the vector store; one process writes to it at a time."""
     from al_dagster.labelling.index import index_vectors
 
-    def stage(key: str) -> "StageResult":
-        profile = models.of(registry.project(batch_project(key)))
-        return index_vectors(registry.open(), vectors.store, key, profile.embedder)
-
-    return each_batch(context, stage)
+    return each_batch(context, lambda key: index_vectors(registry.open(), vectors.store, key))

@@ -46,7 +46,7 @@ def _show(home: str, found: dict[str, Any]) -> None:
         facts = {
             "files": _counts(row, "files", "quarantined", "duplicates"),
             "batches": _counts(row, "batches", "unfinished"),
-            "objects": _counts(row, "objects", "validated", "conflicts"),
+            "objects": _counts(row, "objects", "validated", "stale", "conflicts"),
         }
         print_facts(row["project"], facts)
     if found["unfinished"]:

@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from al_dagster.core.project import UNKNOWN, ProjectConfig
 from al_dagster.core.schemas import OBJECTS
+from al_dagster.labelling.embed import know_version
 from al_dagster.labelling.labels import classes_by_example, final_label
 from al_dagster.labelling.stage import StageResult, computed_units
 from al_dagster.registry.batches import mark_labelled
 from al_dagster.registry.database import Registry
-from al_dagster.registry.embedding_versions import ensure_version
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.vision.profiles import Models
 
@@ -70,13 +70,7 @@ def register(
     A frame counts as labelled, so that objects it no longer shows are superseded, when its detection was computed and
     every one of its boxes has a mask and an embedding.
     """
-    ensure_version(
-        registry,
-        models.embedder.version_id,
-        model_name=models.embedder.model_id,
-        model_type=models.embedder.model_id.partition("-")[0],
-        dimension=models.embedder.dimension,
-    )
+    know_version(registry, models.embedder)
     segmentation_model = f"{models.segmenter.model_id}@{models.segmenter.revision}"
     columns = embeddings.select(["object_id", "version_id"]).to_pydict()
     versions = dict(zip(columns["object_id"], columns["version_id"], strict=True))

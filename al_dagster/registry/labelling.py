@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import RowMapping, bindparam, select, update
+from sqlalchemy import RowMapping, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
+from al_dagster.core.geometry import MIN_SIDE
 from al_dagster.registry.base import bulk_insert, chunked
 from al_dagster.registry.calibrations import standing_calibrators
 from al_dagster.registry.categories import resolve_categories
@@ -48,8 +49,10 @@ def register_batch(
     """Register the labels of a batch: all of them or, if anything raises, none.
 
     An object that a person validated, edited or deleted stays as the person left it. Other objects follow the new
-    labels and keep their ids; those that the new labels no longer contain are superseded. The confidence of detectors
-    that are calibrated for the project is calibrated. Running it again with the same labels writes nothing.
+    labels and keep their ids; those that the new labels no longer contain are superseded. A label that contradicts an
+    object that a person touched is recorded as a conflict, once; an open conflict that the new labels no longer raise
+    is withdrawn. The confidence of detectors that are calibrated for the project is calibrated. Running it again with
+    the same labels writes nothing.
 
     Args:
         registry: the registry.
@@ -60,12 +63,14 @@ def register_batch(
         objects: the labels; their frames, sources and embedding versions are registered.
 
     Raises:
-        ValueError: two labels have one id, a label is in none of the frames, or an embedding does not fit its version.
+        ValueError: two labels have one id, a label is in none of the frames, its box is smaller than a pixel or not
+            finite, or an embedding does not fit its version.
     """
     by_frame = _by_frame(frame_ids, objects)
     with registry.session() as session:
         rows = _standing_rows(session, project_id, list(by_frame))
-        plan = _plan(by_frame, rows)
+        names = {row.category_id: row.name for row in session.execute(select(Category.category_id, Category.name))}
+        plan = _plan(by_frame, rows, names)
         classes = session.scalar(select(Project.classes).where(Project.project_id == project_id))
         categories = resolve_categories(session, [label.category for label in objects], classes or ())
         calibrators = standing_calibrators(session, project_id)
@@ -87,7 +92,7 @@ def register_batch(
         )
         _update_changed(session, plan, rows, lambda label: machine_values(label, categories, calibrators), written)
         _supersede(session, plan.superseded)
-        _record_conflicts(session, plan.conflicts, batch_key)
+        _record_conflicts(session, plan.conflicts, _touched(rows), batch_key)
         queued = queue_upserts(
             session,
             _embeddings((label.object_id, label) for label in plan.inserts),
@@ -109,13 +114,17 @@ def _by_frame(frame_ids: Sequence[str], objects: Sequence[LabelledObject]) -> di
     for label in objects:
         if label.frame_id not in by_frame:
             raise ValueError(f"label {label.object_id} is in frame {label.frame_id}, which is not one of frame_ids")
+        if not (np.isfinite(label.bbox).all() and min(label.bbox[2:]) >= MIN_SIDE):
+            raise ValueError(
+                f"label {label.object_id} has the box {label.bbox}; its sides must be at least {MIN_SIDE:g} px"
+            )
         by_frame[label.frame_id].append(label)
     return by_frame
 
 
 def _standing_rows(session: Session, project_id: str, frame_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
     """The project's objects of these frames in every state, by frame, with their category's name."""
-    columns = ("object_id", "frame_id", "state", "is_validated", "edited_at", *MACHINE_COLUMNS)
+    columns = ("object_id", "frame_id", "state", "is_validated", "edited_at", "machine_label", *MACHINE_COLUMNS)
     query = (
         select(*(Object.__table__.c[column] for column in columns), Category.name.label("category"))
         .join(Category, Category.category_id == Object.category_id, isouter=True)
@@ -129,7 +138,9 @@ def _standing_rows(session: Session, project_id: str, frame_ids: Sequence[str]) 
     return rows
 
 
-def _plan(by_frame: Mapping[str, list[LabelledObject]], rows: Mapping[str, list[RowMapping]]) -> _Plan:
+def _plan(
+    by_frame: Mapping[str, list[LabelledObject]], rows: Mapping[str, list[RowMapping]], names: Mapping[int, str]
+) -> _Plan:
     plan = _Plan()
     for frame_id, labels in by_frame.items():
         known = rows.get(frame_id)
@@ -141,7 +152,7 @@ def _plan(by_frame: Mapping[str, list[LabelledObject]], rows: Mapping[str, list[
         past = {row["object_id"] for row in known if row["state"] == "superseded"}
         decision = decide_frame(
             [NewBox(label.object_id, label.category, label.bbox) for label in labels],
-            [_as_standing(row) for row in present],
+            [_as_standing(row, names) for row in present],
         )
         for i, (label, outcome, j) in enumerate(zip(labels, decision.outcomes, decision.standing, strict=True)):
             object_id = label.object_id if j is None else present[j]["object_id"]
@@ -156,13 +167,28 @@ def _plan(by_frame: Mapping[str, list[LabelledObject]], rows: Mapping[str, list[
     return plan
 
 
-def _as_standing(row: RowMapping) -> StandingObject:
+def _touched(rows: Mapping[str, list[RowMapping]]) -> list[str]:
+    return [row["object_id"] for known in rows.values() for row in known if _is_human(row)]
+
+
+def _is_human(row: RowMapping) -> bool:
+    return bool(row["is_validated"]) or row["edited_at"] is not None or row["state"] == "deleted"
+
+
+def _as_standing(row: RowMapping, names: Mapping[int, str]) -> StandingObject:
+    said = row["machine_label"]
+    if said is not None:
+        machine_category = names.get(said["category_id"])
+    else:
+        # Edits that are older than the column did not keep what the machine had said.
+        machine_category = row["category"] if row["edited_at"] is None else None
     return StandingObject(
         object_id=row["object_id"],
         detection_id=row["detection_id"],
         category=row["category"],
+        machine_category=machine_category,
         box=(row["bbox_x"], row["bbox_y"], row["bbox_w"], row["bbox_h"]),
-        human=row["is_validated"] or row["edited_at"] is not None or row["state"] == "deleted",
+        human=_is_human(row),
         deleted=row["state"] == "deleted",
     )
 
@@ -191,23 +217,40 @@ def _supersede(session: Session, object_ids: Sequence[str]) -> None:
         session.execute(update(Object).where(Object.object_id.in_(chunk)).values(state="superseded"))
 
 
-def _record_conflicts(session: Session, conflicts: Sequence[tuple[str, LabelledObject, float]], batch_key: str) -> None:
-    known: set[tuple[str, str]] = set()
-    for chunk in chunked([object_id for object_id, _, _ in conflicts]):
-        pairs = session.execute(select(Conflict.object_id, Conflict.detection_id).where(Conflict.object_id.in_(chunk)))
-        known.update((object_id, detection_id) for object_id, detection_id in pairs)
+def _record_conflicts(
+    session: Session,
+    conflicts: Sequence[tuple[str, LabelledObject, float]],
+    touched: Sequence[str],
+    batch_key: str,
+) -> None:
+    """Record the conflicts that are not known yet, and withdraw the open ones that the new labels do not raise.
+
+    A withdrawn conflict is deleted: nobody has decided it, so that it must be told again if it comes back. One that a
+    person resolved is kept and not opened again.
+    """
+    known: set[tuple[str, str, str]] = set()
+    open_ids: dict[tuple[str, str, str], int] = {}
+    for chunk in chunked(touched):
+        for conflict in session.scalars(select(Conflict).where(Conflict.object_id.in_(chunk))):
+            key = (conflict.object_id, conflict.detection_id, conflict.category)
+            known.add(key)
+            if conflict.resolved_at is None:
+                open_ids[key] = conflict.conflict_id
+    raised = {(object_id, label.object_id, label.category): (label, iou) for object_id, label, iou in conflicts}
+    for ids in chunked([open_ids[key] for key in open_ids.keys() - raised.keys()]):
+        session.execute(delete(Conflict).where(Conflict.conflict_id.in_(ids)))
     rows = [
         {
             "object_id": object_id,
-            "detection_id": label.object_id,
+            "detection_id": detection_id,
             "batch_key": batch_key,
-            "category": label.category,
+            "category": category,
             "confidence": float(label.confidence),
             "iou": iou,
             **dict(zip(BOX, map(float, label.bbox), strict=True)),
         }
-        for object_id, label, iou in conflicts
-        if (object_id, label.object_id) not in known
+        for (object_id, detection_id, category), (label, iou) in raised.items()
+        if (object_id, detection_id, category) not in known
     ]
     bulk_insert(session, Conflict, rows)
 

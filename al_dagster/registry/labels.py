@@ -20,6 +20,7 @@ TEXTS = (
     "embedding_version",
 )
 NUMBERS = ("confidence", "p_label", "p_box", "area", "mask_score", "classification_confidence")
+LABEL_COLUMNS = ("category_id", *BOX, "machine_label", "edited_at")
 MACHINE_COLUMNS = ("category_id", *BOX, *TEXTS, *NUMBERS, "calibrated_confidence", "polygon", "detection_id")
 
 
@@ -82,6 +83,20 @@ class Registration:
 
     outcomes: list[tuple[str, str, Outcome]]
     counts: dict[str, int]
+
+
+def is_corrected(row: Mapping[Any, Any]) -> bool:
+    """Whether the label of an object is not the machine's, since a person changed its category or its box.
+
+    Also true of an object that was edited before the registry kept what the machine had said: what it was is not known.
+
+    Args:
+        row: ``category_id``, the columns of the box, ``machine_label`` and ``edited_at`` of an object.
+    """
+    said = row["machine_label"]
+    if said is None:
+        return row["edited_at"] is not None
+    return bool(said["category_id"] != row["category_id"] or said["bbox"] != [row[side] for side in BOX])
 
 
 def machine_values(
