@@ -177,6 +177,7 @@ def _is_human(row: RowMapping) -> bool:
 
 def _as_standing(row: RowMapping, names: Mapping[int, str]) -> StandingObject:
     said = row["machine_label"]
+    x, y, w, h = (row[side] for side in BOX) if said is None else said["bbox"]
     if said is not None:
         machine_category = names.get(said["category_id"])
     else:
@@ -187,6 +188,7 @@ def _as_standing(row: RowMapping, names: Mapping[int, str]) -> StandingObject:
         detection_id=row["detection_id"],
         category=row["category"],
         machine_category=machine_category,
+        machine_box=(x, y, w, h),
         box=(row["bbox_x"], row["bbox_y"], row["bbox_w"], row["bbox_h"]),
         human=_is_human(row),
         deleted=row["state"] == "deleted",

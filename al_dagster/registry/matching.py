@@ -6,7 +6,7 @@ What becomes of a new box that is a standing object, by its id or because it ove
 |---|---|---|
 | nobody touched it | anything | matched: the object follows |
 | a person touched it, or a rule validated it | the object's class | kept |
-| the same | what the machine had said before a person corrected it | kept: no news |
+| the same | what the machine had said, in about the same place, before a person corrected it | kept: no news |
 | the same | any other class | conflict |
 | a person deleted it | by its id anything; by overlap its class, or the machine's before | suppressed |
 
@@ -42,14 +42,16 @@ class StandingObject:
     """An object that the registry has: active, or deleted by a person.
 
     ``detection_id`` is the detection that its machine fields come from; ``machine_category`` is what the machine said
-    before a person corrected it, the category itself where nobody did, and None where it is not known; ``human`` says
-    that a person or a rule validated it, or that a person edited or deleted it.
+    before a person corrected it, the category itself where nobody did, and None where it is not known; ``machine_box``
+    likewise, the box itself where it is not known. ``human`` says that a person or a rule validated it, or that a
+    person edited or deleted it.
     """
 
     object_id: str
     detection_id: str | None
     category: str | None
     machine_category: str | None
+    machine_box: Box
     box: Box
     human: bool
     deleted: bool
@@ -174,7 +176,11 @@ def _see_again(new: Sequence[NewBox], standing: Sequence[StandingObject], refers
 
 
 def _agree(box: NewBox, known: StandingObject) -> bool:
-    return box.category in (known.category, known.machine_category)
+    """Whether a box says the same as an object, or again what the machine had said of it."""
+    if box.category == known.category:
+        return True
+    again = box.category == known.machine_category
+    return again and bool(_overlaps([box.box], [known.machine_box])[0, 0] >= MIN_IOU)
 
 
 def _outcome(box: NewBox, known: StandingObject) -> Outcome:

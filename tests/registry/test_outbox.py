@@ -44,13 +44,13 @@ def vectors(count: int, seed: int = 0) -> np.ndarray:
 def add_objects(registry, count: int, batch_key: str = "parts--1", prefix: str = "obj") -> list[str]:
     ensure_version(registry, VERSION, "opencv-hog-color", "hog", DIMENSION)
     object_ids = [f"{prefix}_{i:04d}" for i in range(count)]
-    box = {"bbox_x": 0, "bbox_y": 0, "bbox_w": 9, "bbox_h": 9}
+    box, made = {"bbox_x": 0, "bbox_y": 0, "bbox_w": 9, "bbox_h": 9}, {"embedding_version": VERSION}
     with registry.session() as session:
         if session.get(Source, "src_1") is None:
             session.execute(insert(Source).values(source_id="src_1", source_type="image", group_key="src_1"))
         session.execute(
             insert(Object),
-            [{"object_id": name, "source_id": "src_1", "batch_key": batch_key, **box} for name in object_ids],
+            [{"object_id": name, "source_id": "src_1", "batch_key": batch_key, **made, **box} for name in object_ids],
         )
     return object_ids
 
