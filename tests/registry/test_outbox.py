@@ -400,3 +400,16 @@ def test_reconcile_killed_at_work_is_made_good_by_the_next(registry, registry_ur
     with ChromaStore(index, VERSION, DIMENSION) as store:
         assert sorted(store.ids()) == names
     assert outbox_counts(registry) == {"pending": 0, "synced": 60, "failed": 0}
+
+
+def test_reconciling_does_not_put_back_the_vector_of_a_stale_object_or_of_an_older_version(registry, index, store):
+    stale, older, sound = add_objects(registry, 3)
+    queue(registry, [stale, older, sound], vectors(3))
+    sync_embeddings(registry, store)
+    with registry.session() as session:
+        session.execute(update(Object).where(Object.object_id == stale).values(is_stale=True))
+        session.execute(update(Object).where(Object.object_id == older).values(embedding_version="another_v1"))
+    report = reconcile(registry, opener(index))
+    assert (report.missing_in_store, report.missing_in_registry) == (0, 2)
+    assert list(store.ids()) == [sound]
+    assert reconcile(registry, opener(index)).repaired == 0
