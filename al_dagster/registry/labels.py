@@ -20,7 +20,7 @@ TEXTS = (
     "embedding_version",
 )
 NUMBERS = ("confidence", "p_label", "p_box", "area", "mask_score", "classification_confidence")
-LABEL_COLUMNS = ("category_id", *BOX, "machine_label", "edited_at")
+LABEL_COLUMNS = ("category_id", *BOX, "machine_label", "edited_at", "state")
 MACHINE_COLUMNS = ("category_id", *BOX, *TEXTS, *NUMBERS, "calibrated_confidence", "polygon", "detection_id")
 
 
@@ -89,13 +89,14 @@ def is_corrected(row: Mapping[Any, Any]) -> bool:
     """Whether the label of an object is not the machine's, since a person changed its category or its box.
 
     Also true of an object that was edited before the registry kept what the machine had said: what it was is not known.
+    To delete an object is not to correct it.
 
     Args:
-        row: ``category_id``, the columns of the box, ``machine_label`` and ``edited_at`` of an object.
+        row: an object's ``LABEL_COLUMNS``.
     """
     said = row["machine_label"]
     if said is None:
-        return row["edited_at"] is not None
+        return row["edited_at"] is not None and row["state"] != "deleted"
     return bool(said["category_id"] != row["category_id"] or said["bbox"] != [row[side] for side in BOX])
 
 
