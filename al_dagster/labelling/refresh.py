@@ -82,7 +82,7 @@ def refresh_objects(
     for _, group in groupby(waiting, key=lambda one: one.frame_id):
         in_frame = list(group)
         try:
-            image = _read(files.get(in_frame[0].source_id, []), in_frame[0].sha256, max_pixels)
+            image = _read(files.get(in_frame[0].source_id, []), in_frame[0], max_pixels)
             renewals = _renewals(in_frame, image, models, masks)
         except UserError as error:
             done.unreadable |= {one.object_id: str(error) for one in in_frame}
@@ -112,17 +112,19 @@ def refresh_project(
         )
 
 
-def _read(files: Iterable[SeenFile], sha256: str, max_pixels: int) -> Image:
-    """The first of the files that still holds the content.
+def _read(files: Iterable[SeenFile], of: StaleObject, max_pixels: int) -> Image:
+    """The image of an object's frame, from the first of the files that still holds the content.
 
     Raises:
         UnreadableFileError: none does; names them all with their reasons.
     """
+    if of.frame_idx != 0:
+        raise UnreadableFileError(f"frame {of.frame_idx} of its file cannot be read")
     reasons = []
     for file in files:
         try:
             with open_file(file.file_path) as opened:
-                if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
+                if hashlib.file_digest(opened, "sha256").hexdigest() != of.sha256:
                     raise UnreadableFileError("has changed since it was labelled")
                 return decode(opened, suffix=Path(file.file_path).suffix, max_pixels=max_pixels).pixels()
         except UnreadableFileError as error:

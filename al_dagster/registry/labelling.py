@@ -110,14 +110,17 @@ def _by_frame(frame_ids: Sequence[str], objects: Sequence[LabelledObject]) -> di
     repeated = [key for key, times in Counter(label.object_id for label in objects).items() if times > 1]
     if repeated:
         raise ValueError(f"two labels have the id {repeated[0]}")
+    boxes = np.array([label.bbox for label in objects], dtype=np.float64).reshape(-1, 4)
+    holds_a_pixel = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= MIN_SIDE).all(axis=1)
+    if not holds_a_pixel.all():
+        wrong = objects[int(holds_a_pixel.argmin())]
+        raise ValueError(
+            f"label {wrong.object_id} has the box {wrong.bbox}; its sides must be at least {MIN_SIDE:g} px"
+        )
     by_frame: dict[str, list[LabelledObject]] = {frame_id: [] for frame_id in frame_ids}
     for label in objects:
         if label.frame_id not in by_frame:
             raise ValueError(f"label {label.object_id} is in frame {label.frame_id}, which is not one of frame_ids")
-        if not (np.isfinite(label.bbox).all() and min(label.bbox[2:]) >= MIN_SIDE):
-            raise ValueError(
-                f"label {label.object_id} has the box {label.bbox}; its sides must be at least {MIN_SIDE:g} px"
-            )
         by_frame[label.frame_id].append(label)
     return by_frame
 

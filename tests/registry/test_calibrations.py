@@ -143,3 +143,13 @@ def test_a_calibration_takes_the_figure_off_an_object_that_was_corrected_before(
         session.get_one(Object, made.object_id).calibrated_confidence = 0.7
     assert replace_calibrations(registry, "parts", {"m@1": fitted(HALF, "a")}) == 1
     assert figure(registry, made) is None
+
+
+def test_an_edit_from_before_the_machines_label_was_kept_has_no_calibrated_confidence(registry, register, label, frame):
+    made = label(frame, (0, 0, 50, 50))
+    register(made)
+    edit_object(registry, made.object_id, "Ada", is_occluded=True)
+    with registry.session() as session:
+        session.get_one(Object, made.object_id).machine_label = None
+    assert replace_calibrations(registry, "parts", {"m@1": fitted(HALF, "a")}) == 0
+    assert figure(registry, made) is None

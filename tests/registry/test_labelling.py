@@ -395,6 +395,26 @@ def test_what_a_person_corrected_is_news_only_when_the_machine_says_a_third_thin
     assert [conflict["category"] for conflict in list_conflicts(registry)] == ["bolt"]
 
 
+def test_what_the_machine_had_said_is_not_taken_for_known_where_it_was_not_kept(registry, register, label, frame):
+    made = label(frame, BOX)
+    register(made)
+    person_renames(registry, made.object_id)
+    with registry.session() as session:
+        session.get_one(Object, made.object_id).machine_label = None
+    assert register(label(frame, BOX, "washer")) == ["kept"]
+    assert register(made) == ["conflict"]
+
+
+def test_what_a_person_corrected_and_then_deleted_does_not_come_back(registry, register, label, frame):
+    made = label(frame, BOX)
+    register(made)
+    person_renames(registry, made.object_id)
+    delete_object(registry, made.object_id, "Ada")
+    for new in (made, label(frame, NEAR, model="m@2"), label(frame, NEAR, "washer", model="m@2")):
+        assert register(new) == ["suppressed"]
+    assert register(label(frame, NEAR, "bolt", model="m@2")) == ["inserted"]
+
+
 def test_each_class_that_contradicts_a_person_at_one_place_is_a_conflict_of_its_own(registry, register, label, frame):
     made = label(frame, BOX)
     register(made)
