@@ -50,7 +50,6 @@ def objects(
 def vector_index(
     context: dg.AssetExecutionContext,
     registry: RegistryResource,
-    models: ModelsResource,
     vectors: VectorStoreResource,
     objects: StoredTables,
 ) -> NewTables:
@@ -59,7 +58,6 @@ def vector_index(
 
     def stage(key: str) -> "StageResult":
         objects[key]  # without it there is nothing to index yet, which is no empty index
-        profile = models.of(registry.project(batch_project(key)))
-        return index_vectors(registry.open(), vectors.store, key, profile.embedder)
+        return index_vectors(registry.open(), vectors.store, key)
 
     return each_batch(context, stage)

@@ -1,9 +1,10 @@
-"""The jobs: the chain of a batch, calibration, a dataset with its export, a model with its evaluation, and repair."""
+"""The jobs: the chain of a batch, calibration, a dataset, a model, what follows people's edits, and repair."""
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from pydantic import Field
 
-from al_dagster.resources import RegistryResource, VectorStoreResource
+from al_dagster.resources import ImagesResource, RegistryResource, VectorStoreResource
 
 Job = dg.JobDefinition | UnresolvedAssetJobDefinition
 
@@ -60,6 +61,49 @@ def reconcile_vectors() -> None:
     reconcile_vector_store()
 
 
+class RefreshConfig(dg.Config):
+    """What is refreshed."""
+
+    project: str = Field(description="The project whose stale objects get mask and vector.")
+
+
+@dg.op(pool="gpu")
+def refresh_stale_objects(
+    context: dg.OpExecutionContext, config: RefreshConfig, registry: RegistryResource, images: ImagesResource
+) -> dict[str, int]:
+    """Make anew the masks and vectors of the objects whose box a person moved."""
+    from al_dagster.core.settings import load_settings
+    from al_dagster.labelling.models import environment, object_models
+    from al_dagster.labelling.refresh import refresh_objects
+
+    project = registry.project(config.project)
+    with object_models(project, environment(load_settings())) as models:
+        done = refresh_objects(registry.open(), project, models, registry.masks(), max_pixels=images.max_pixels)
+    for object_id, reason in done.unreadable.items():
+        context.log.warning(f"{object_id} still waits: {reason}")
+    figures = {"refreshed": done.refreshed, "changed": done.changed, "unreadable": len(done.unreadable)}
+    context.add_output_metadata(figures)
+    return figures
+
+
+@dg.op(pool="vectors")
+def sync_vector_stores(
+    context: dg.OpExecutionContext, registry: RegistryResource, vectors: VectorStoreResource, after: dict[str, int]
+) -> dict[str, int]:
+    """Push what waits in the outbox to the vector stores."""
+    from al_dagster.labelling.index import sync_stores
+
+    figures = sync_stores(registry.open(), vectors.store)
+    context.add_output_metadata(figures)
+    return figures
+
+
+@dg.job(description="Make anew the masks and vectors of the objects whose box a person moved, and index the vectors.")
+def refresh() -> None:
+    """The refresh of a project as a job, for its sensor."""
+    sync_vector_stores(refresh_stale_objects())
+
+
 all_jobs: list[Job] = [
     label_batch,
     calibrate,
@@ -67,5 +111,6 @@ all_jobs: list[Job] = [
     build_dataset,
     build_and_train,
     train_model,
+    refresh,
     reconcile_vectors,
 ]

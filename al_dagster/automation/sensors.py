@@ -1,10 +1,17 @@
-"""The sensors: new files become runs, reviews become calibrations, changed labels become datasets and models."""
+"""The sensors: new files become runs, reviews calibrations, moved boxes vectors, changed labels datasets and models."""
 
 import dagster as dg
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from al_dagster.assets.partitions import batches, datasets, projects
-from al_dagster.automation.jobs import build_and_train, build_dataset, calibrate, label_batch
+from al_dagster.automation.jobs import (
+    build_and_train,
+    build_dataset,
+    calibrate,
+    label_batch,
+    refresh,
+    refresh_stale_objects,
+)
 from al_dagster.core.errors import UserError
 from al_dagster.resources import InboxResource, RegistryResource
 
@@ -57,6 +64,27 @@ def calibration_sensor(
     if not requests:
         return dg.SkipReason("no project has enough new reviews")
     return _requested(context, projects, requests)
+
+
+@dg.sensor(job=refresh, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def refresh_sensor(context: dg.SensorEvaluationContext, registry: RegistryResource) -> dg.SensorResult | dg.SkipReason:
+    """Makes masks and vectors anew of the objects whose box a person moved, by whatever door.
+
+    It compares states, not events. What could not be made, since an image cannot be read, is not asked for again until
+    another box is moved or `al objects refresh` is called.
+    """
+    from al_dagster.registry.stale import stale_projects
+
+    if context.instance.get_run_ids(dg.RunsFilter(job_name=refresh.name, statuses=UNFINISHED), limit=1):
+        return dg.SkipReason("waiting for the refresh that is running")
+    requests = [
+        dg.RunRequest(
+            run_key=f"{name}:{waiting}",
+            run_config={"ops": {refresh_stale_objects.name: {"config": {"project": name}}}},
+        )
+        for name, waiting in stale_projects(registry.open()).items()
+    ]
+    return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("every object has its vector")
 
 
 @dg.sensor(

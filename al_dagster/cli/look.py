@@ -55,7 +55,7 @@ def _show(home: str, found: dict[str, Any]) -> None:
             "files": _counts(row, "files", "quarantined", "duplicates"),
             "batches": _counts(row, "batches", "unfinished"),
             "images": ", ".join(f"{count} {_STATES[state]}" for state, count in row["images"].items() if count) or None,
-            "objects": _counts(row, "objects", "validated", "conflicts"),
+            "objects": _counts(row, "objects", "validated", "stale", "conflicts"),
         }
         print_facts(row["project"], facts)
     if found["unfinished"]:

@@ -1,31 +1,25 @@
-"""``al objects``: list, show, validate, edit, delete and accept objects."""
+"""``al objects``: list, show, validate, edit, refresh, delete and accept objects."""
 
-import getpass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from al_dagster.cli.output import Json, print_facts, print_json, print_table, say
+from al_dagster.cli.output import Json, print_facts, print_json, print_table, progress_bars, say
+from al_dagster.cli.people import By, named
 from al_dagster.cli.stores import check_conditions, standing_registry
 from al_dagster.core.errors import UserError
 
-
-def _whoami() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return ""
+if TYPE_CHECKING:
+    from al_dagster.core.settings import Settings
+    from al_dagster.registry.database import Registry
 
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="An object id, such as obj_4f2kq7x3n5ab.")]
 Ids = Annotated[list[str], typer.Argument(metavar="ID…", help="Object ids, such as obj_4f2kq7x3n5ab.")]
-By = Annotated[
-    str,
-    typer.Option("--by", help="Who says so; the user's name if left out.", default_factory=_whoami, show_default=False),
-]
+WAITS = "vector and mask wait to be made anew"
 
-commands = typer.Typer(help="List, show, validate, edit, delete and accept objects.", no_args_is_help=True)
+commands = typer.Typer(help="List, show, validate, edit, refresh, delete and accept objects.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,6 +69,8 @@ def list_(
         columns |= {"is_validated": "valid", "project_id": "project", "file_name": "file"}
         shown = [{**row, "calibrated": _calibrated(row)} for row in rows]
         print_table("Objects", shown, columns, wide=["file_name"])
+        if stale := [row["object_id"] for row in rows if row["is_stale"]]:
+            say(f"{', '.join(stale)}: {WAITS}; `al objects refresh` makes them")
     if total > len(rows):
         say(f"{len(rows)} of {total}; --limit shows more")
 
@@ -82,11 +78,13 @@ def list_(
 def _listed(registry: Any, conditions: dict[str, Any], limit: int) -> tuple[list[dict[str, Any]], int]:
     """Objects with the name of their file, and how many there are in all."""
     from al_dagster.registry.objects import count_objects, list_objects
-    from al_dagster.registry.sources import get_source
+    from al_dagster.registry.paths import newest_path
 
     rows = list_objects(registry, **conditions, limit=limit)
-    names = {key: get_source(registry, key)["file_name"] for key in {row["source_id"] for row in rows}}
-    return [{**row, "file_name": names[row["source_id"]]} for row in rows], count_objects(registry, **conditions)
+    seen = {(row["source_id"], row["project_id"]) for row in rows}
+    names = {key: Path(newest_path(registry, *key) or "").name for key in seen}
+    shown = [{**row, "file_name": names[row["source_id"], row["project_id"]]} for row in rows]
+    return shown, count_objects(registry, **conditions)
 
 
 @commands.command()
@@ -98,23 +96,27 @@ def show(
     """Show everything the registry knows of an object."""
     from al_dagster.core.settings import load_settings
     from al_dagster.registry.objects import get_object
-    from al_dagster.registry.sources import get_source
+    from al_dagster.registry.paths import newest_path
 
     settings = load_settings()
     with standing_registry(settings) as registry:
         found = get_object(registry, object_id)
-        found["file_path"] = get_source(registry, found["source_id"])["file_path"]
+        found["file_path"] = newest_path(registry, found["source_id"], found["project_id"])
     if mask is not None:
         _write_mask(settings.masks_dir, found, mask)
     if as_json:
         print_json(found)
         return
-    shown = {**found, "calibrated_confidence": _calibrated(found)}
+    shown = {**found, "calibrated_confidence": _calibrated(found), "is_stale": WAITS if found["is_stale"] else None}
     print_facts(object_id, {name.replace("_", " "): value for name, value in shown.items() if name != "polygon"})
 
 
 def _calibrated(row: dict[str, Any]) -> str | float | None:
-    """The probability of being right; where nobody can tell yet, the word for it."""
+    """The probability of being right; where there is none, the word for it."""
+    from al_dagster.registry.labels import is_corrected
+
+    if is_corrected(row):
+        return "edited"
     known = row["calibrated_confidence"]
     return "uncalibrated" if known is None and row["confidence"] is not None else known
 
@@ -126,7 +128,7 @@ def validate(ids: Ids, by: By, as_json: Json = False) -> None:
     from al_dagster.registry.review import validate_objects
 
     with standing_registry(load_settings()) as registry:
-        validate_objects(registry, ids, _named(by))
+        validate_objects(registry, ids, named(by))
     _say("validated", ids, as_json)
 
 
@@ -141,22 +143,95 @@ def edit(
     difficult: Annotated[bool | None, typer.Option(help="Hard to recognise.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Correct an object; labelling again leaves it as you left it."""
+    """Correct an object, which also validates it; labelling again leaves it as you left it.
+
+    With a new box, mask and vector are made anew.
+    """
     from al_dagster.core.settings import load_settings
     from al_dagster.registry.review import edit_object
 
-    with standing_registry(load_settings()) as registry:
+    settings = load_settings()
+    with standing_registry(settings) as registry:
         edit_object(
             registry,
             object_id,
-            _named(by),
+            named(by),
             category=category,
             bbox=_box(box),
             is_occluded=occluded,
             is_truncated=truncated,
             is_difficult=difficult,
         )
-    _say("edited", [object_id], as_json)
+        waits = _renewed(settings, registry, object_id, as_json) if box is not None else None
+    if as_json:
+        print_json({"edited": [object_id], "waits": waits})
+        return
+    say(f"edited: {object_id}")
+    if waits:
+        say(f"its mask and vector are made later, by `al objects refresh`, since {waits}")
+
+
+def _renewed(settings: "Settings", registry: "Registry", object_id: str, as_json: bool) -> str | None:
+    """Make mask and vector of an object anew, if it waits for them; why it still does, or None."""
+    from al_dagster.registry.objects import get_object
+
+    found = get_object(registry, object_id)
+    if not found["is_stale"]:
+        return None
+    from al_dagster.labelling.index import sync_all
+    from al_dagster.labelling.refresh import refresh_project
+
+    try:
+        with progress_bars(not as_json, title="making mask and vector anew"):
+            done = refresh_project(settings, registry, found["project_id"], [object_id])
+            sync_all(settings)
+    except UserError as error:
+        return str(error)
+    return done.unreadable.get(object_id)
+
+
+@commands.command()
+def refresh(
+    project: Annotated[str | None, typer.Option("--project", "-p", help="Only of this project.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make anew the masks and vectors of objects whose box was moved, and vectors that an older model made.
+
+    Labelling again makes those of all other objects anew.
+    """
+    from al_dagster.core.settings import load_settings
+    from al_dagster.labelling.index import sync_all
+    from al_dagster.labelling.refresh import refresh_project
+    from al_dagster.registry.projects import list_projects
+    from al_dagster.registry.stale import stale_projects
+
+    settings = load_settings()
+    told: dict[str, Any] = {"refreshed": 0, "changed": 0, "unreadable": {}}
+    problems = []
+    with standing_registry(settings) as registry, progress_bars(not as_json, title="refreshing"):
+        check_conditions(registry, project=project)
+        for name in [project] if project is not None else [config.name for config in list_projects(registry)]:
+            try:
+                done = refresh_project(settings, registry, name)
+            except UserError as error:
+                # Of a project that nobody moved a box in, the models need not be here.
+                if project is not None or name in stale_projects(registry):
+                    problems.append(f"{name}: {error}")
+                continue
+            told["refreshed"] += done.refreshed
+            told["changed"] += done.changed
+            told["unreadable"] |= done.unreadable
+        sync_all(settings)
+    if as_json:
+        print_json(told)
+    else:
+        say(f"made anew: {told['refreshed']}")
+        if told["changed"]:
+            say(f"changed meanwhile: {told['changed']}; run it again")
+        for object_id, reason in told["unreadable"].items():
+            say(f"{object_id} still waits: {reason}")
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 @commands.command()
@@ -166,7 +241,7 @@ def delete(ids: Ids, by: By, as_json: Json = False) -> None:
     from al_dagster.registry.objects import get_object
     from al_dagster.registry.review import delete_object
 
-    person = _named(by)
+    person = named(by)
     ids = list(dict.fromkeys(ids))
     with standing_registry(load_settings()) as registry:
         for object_id in ids:
@@ -234,12 +309,6 @@ def _say_accepted(told: dict[str, Any]) -> None:
 def _by_category(told: dict[str, Any]) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in told["by_category"].items())
     return f" ({counts})" if counts else ""
-
-
-def _named(by: str) -> str:
-    if not by.strip():
-        raise UserError("a change needs the name of the person who makes it: give --by NAME")
-    return by
 
 
 def _box(text: str | None) -> tuple[float, float, float, float] | None:

@@ -3,6 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+MIN_SIDE = 1.0
+"""Pixels that a box must be wide and high at least; a smaller one holds no pixel and rounds to nothing in exports."""
+
 
 def xywh_to_xyxy(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
     """Corners of boxes.

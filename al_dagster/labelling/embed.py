@@ -12,6 +12,8 @@ from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new, of_frames, with_failures
 from al_dagster.media.loader import ImageLoader
+from al_dagster.registry.database import Registry
+from al_dagster.registry.embedding_versions import ensure_version
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.parallel import stream_calls
 from al_dagster.vision.protocols import Embedder, Image
@@ -47,7 +49,13 @@ def embed(
     masked = [row for row in columns.to_pylist() if row["object_id"] in boxes]
     failures: dict[str, str] = {}
     by_id = {row["object_id"]: row for row in masked}
-    units = [(row["object_id"], fingerprint(code=CODE_VERSION, mask=row["fingerprint"], model=model)) for row in masked]
+    units = [
+        (
+            row["object_id"],
+            fingerprint(code=CODE_VERSION, mask=row["fingerprint"], model=model, version=embedder.version_id),
+        )
+        for row in masked
+    ]
 
     def compute(object_ids: list[str]) -> Mapping[str, Rows]:
         in_frame = by_frame(by_id[object_id] for object_id in object_ids)
@@ -77,6 +85,17 @@ def embed(
             "version_id": embedder.version_id,
             "dimension": embedder.dimension,
         },
+    )
+
+
+def know_version(registry: Registry, embedder: Embedder) -> None:
+    """Make the embedding version of a model known to the registry, before its vectors are kept there."""
+    ensure_version(
+        registry,
+        embedder.version_id,
+        model_name=embedder.model_id,
+        model_type=embedder.model_id.partition("-")[0],
+        dimension=embedder.dimension,
     )
 
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from al_dagster.core.project import ProjectConfig
+from al_dagster.core.project import PROPOSAL, ProjectConfig
 from al_dagster.core.settings import Settings
 from al_dagster.labelling.labels import detector_prompts
 from al_dagster.training.models import trained_weights
 from al_dagster.training.tracking import Tracking
 from al_dagster.vision.profiles import Environment, Models, build_models
+from al_dagster.vision.protocols import Prompt
 
 
 def environment(settings: Settings) -> Environment:
@@ -24,6 +25,15 @@ def environment(settings: Settings) -> Environment:
         compile=settings.torch_compile,
         trained_weights=find,
     )
+
+
+def object_models(project: ProjectConfig, machine: Environment) -> Models:
+    """Like `project_models`, where objects are only cut out and embedded: the project's own detector is not needed.
+
+    Raises:
+        UserError: the segmenter or the embedder cannot be had; says what to do.
+    """
+    return build_models(project.profile, project.models, [Prompt(PROPOSAL)], machine)
 
 
 def project_models(project: ProjectConfig, machine: Environment) -> Models:

@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from al_dagster.core.project import UNKNOWN, ProjectConfig
 from al_dagster.core.schemas import OBJECTS
+from al_dagster.labelling.embed import know_version
 from al_dagster.labelling.labels import classes_by_example, final_label
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, computed_units, failed_frames
 from al_dagster.registry.batches import mark_labelled
 from al_dagster.registry.database import Registry
-from al_dagster.registry.embedding_versions import ensure_version
-from al_dagster.registry.frame_labels import FrameOutcome, marked_background, record_frames
+from al_dagster.registry.frame_labels import FrameOutcome, record_frames
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.vision.profiles import Models
 
@@ -70,16 +70,9 @@ def register(
     """Register the objects of a batch; objects that are "Unknown" stay in the lake only.
 
     A frame counts as labelled, so that objects it no longer shows are superseded, when every stage has done it. A frame
-    that a stage could not do keeps its labels, and the batch stays unfinished, so that it is tried again. To a frame
-    that a person marked as background nothing is added.
+    that a stage could not do keeps its labels, and the batch stays unfinished, so that it is tried again.
     """
-    ensure_version(
-        registry,
-        models.embedder.version_id,
-        model_name=models.embedder.model_id,
-        model_type=models.embedder.model_id.partition("-")[0],
-        dimension=models.embedder.dimension,
-    )
+    know_version(registry, models.embedder)
     segmentation_model = f"{models.segmenter.model_id}@{models.segmenter.revision}"
     columns = embeddings.select(["object_id", "version_id"]).to_pydict()
     versions = dict(zip(columns["object_id"], columns["version_id"], strict=True))
@@ -88,7 +81,7 @@ def register(
     rows = labelled_rows(detections, masks, classifications, project)
     outcomes = _frame_outcomes(frames, detections, masks, embeddings, rows, bool(classes_by_example(project)))
     labelled = sorted(frame for frame, outcome in outcomes.items() if outcome.error is None)
-    ready = set(labelled) - marked_background(registry, project.name, labelled)
+    ready = set(labelled)
     objects = [
         LabelledObject(
             object_id=row["object_id"],

@@ -10,7 +10,7 @@ from al_dagster.core.settings import Settings
 from al_dagster.labelling.models import environment
 from al_dagster.media.reading import read_image
 from al_dagster.registry.database import Registry, open_registry
-from al_dagster.registry.embedding_versions import list_versions
+from al_dagster.registry.embedding_versions import list_versions, versions_in_use
 from al_dagster.registry.objects import get_object
 from al_dagster.registry.paths import newest_path
 from al_dagster.registry.search import SearchHit, search_object, search_vectors
@@ -61,11 +61,16 @@ def _like_object(settings: Settings, registry: Registry, object_id: str, conditi
 
 def _like_picture(settings: Settings, registry: Registry, path: Path, conditions: dict[str, Any]) -> list[SearchHit]:
     """Embeds the picture the way a support picture is: the object fills it but for a small margin."""
-    indexed = [version.version_id for version in list_versions(registry)]
+    indexed = versions_in_use(registry, conditions.get("project"))
+    if not indexed:
+        raise UserError("nothing is indexed yet; `al ingest` labels and indexes images")
     machine = environment(settings)
     models = next((found for version in indexed if (found := build_embedding_models(version, machine))), None)
     if models is None:
-        raise UserError("nothing is indexed yet; `al ingest` labels and indexes images")
+        raise UserError(
+            f"the objects have vectors of {' and '.join(indexed)}, which this machine cannot make of a picture: give "
+            "an object id, or make the vectors anew with `al ingest --again -p PROJECT` and `al objects refresh`"
+        )
     try:
         image = read_image(path, max_pixels=settings.max_image_pixels)
     except UnreadableFileError as error:

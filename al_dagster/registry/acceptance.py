@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from al_dagster.core.errors import UserError
@@ -78,8 +78,8 @@ def accept(registry: Registry, rule: AcceptanceRule) -> list[dict[str, Any]]:
 def undo_acceptance(registry: Registry, project_id: str, category: str | None = None) -> dict[str, int]:
     """Take back every automatic validation of a project, but of objects that a person has edited or deleted since.
 
-    An object that a person validated since is that person's and no longer automatic. Conflicts that were recorded
-    because an object was validated are resolved, since it follows the machine's labels again.
+    An object that a person validated or corrected since is that person's and no longer automatic. Open conflicts that
+    were recorded because an object was validated are withdrawn, since it follows the machine's labels again.
 
     Returns:
         How many were taken back, by category.
@@ -94,11 +94,10 @@ def undo_acceptance(registry: Registry, project_id: str, category: str | None = 
     with registry.session() as session:
         query = select(Object.object_id, Category.name).join(Category, isouter=True).where(automatic)
         rows = session.execute(query).all()
-        now = datetime.now(UTC).replace(tzinfo=None)
         for chunk in chunked([row.object_id for row in rows]):
             session.execute(update(Object).where(Object.object_id.in_(chunk)).values(**NOT_VALIDATED))
             raised = and_(Conflict.object_id.in_(chunk), Conflict.resolved_at.is_(None))
-            session.execute(update(Conflict).where(raised).values(resolved_at=now))
+            session.execute(delete(Conflict).where(raised))
     return dict(sorted(Counter(row.name or "" for row in rows).items()))
 
 

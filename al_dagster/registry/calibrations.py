@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from al_dagster.core.calibrator import Calibrator
 from al_dagster.core.ids import digest
 from al_dagster.registry.database import Registry
+from al_dagster.registry.labels import LABEL_COLUMNS, is_corrected
 from al_dagster.registry.tables import Calibration, Object
 
 
@@ -97,23 +98,32 @@ def _row(identifier: str, project_id: str, model: str, one: NewCalibration) -> C
 
 
 def _calibrate_objects(session: Session, project_id: str) -> int:
-    """Give every object of the project, in whatever state, the figure of the active calibrator of its detector."""
+    """Give every object of the project, in whatever state, the figure of the active calibrator of its detector.
+
+    An object that a person corrected has none: the confidence was that of another label.
+    """
     calibrators = standing_calibrators(session, project_id)
     columns = (Object.object_id, Object.detection_model, Object.confidence, Object.calibrated_confidence)
     rows = session.execute(select(*columns).where(Object.project_id == project_id)).all()
+    corrected = _corrected(session, project_id)
     changed = []
     for model in {row.detection_model for row in rows}:
         mine = [row for row in rows if row.detection_model == model and row.confidence is not None]
         calibrator = calibrators.get(model)
         figures = [None] * len(mine) if calibrator is None else calibrator.apply([row.confidence for row in mine])
-        changed += [
-            {"key": row.object_id, "figure": None if figure is None else float(figure)}
-            for row, figure in zip(mine, figures, strict=True)
-            if row.calibrated_confidence != figure
-        ]
+        for row, figure in zip(mine, figures, strict=True):
+            wanted = None if figure is None or row.object_id in corrected else float(figure)
+            if row.calibrated_confidence != wanted:
+                changed.append({"key": row.object_id, "figure": wanted})
     if changed:
         change = (
             update(Object).where(Object.object_id == bindparam("key")).values(calibrated_confidence=bindparam("figure"))
         )
         session.connection().execute(change, changed)
     return len(changed)
+
+
+def _corrected(session: Session, project_id: str) -> set[str]:
+    columns = (Object.object_id, *(getattr(Object, column) for column in LABEL_COLUMNS))
+    edited = select(*columns).where(Object.project_id == project_id, Object.edited_at.is_not(None))
+    return {row["object_id"] for row in session.execute(edited).mappings() if is_corrected(row)}

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from al_dagster.core.errors import UserError
 from al_dagster.registry.database import Registry
-from al_dagster.registry.tables import EmbeddingVersion
+from al_dagster.registry.tables import EmbeddingOutbox, EmbeddingVersion, Object
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,31 @@ def get_version(registry: Registry, version_id: str) -> VersionRecord:
         return _record(row)
 
 
-def list_versions(registry: Registry) -> list[VersionRecord]:
-    """All embedding versions, by name."""
+def list_versions(registry: Registry, batch_key: str | None = None) -> list[VersionRecord]:
+    """All embedding versions, or those that objects of a batch have or had a vector of, by name."""
     with registry.reader() as session:
-        return _all(session)
+        if batch_key is None:
+            return _all(session)
+        of_batch = (
+            select(EmbeddingOutbox.version_id)
+            .join(Object, Object.object_id == EmbeddingOutbox.object_id)
+            .where(Object.batch_key == batch_key)
+        )
+        had = set(session.scalars(of_batch.distinct()))
+        return [record for record in _all(session) if record.version_id in had]
+
+
+def versions_in_use(registry: Registry, project: str | None = None) -> list[str]:
+    """The embedding versions that active objects, of a project or all, have a vector of, the most frequent first."""
+    query = (
+        select(Object.embedding_version)
+        .where(Object.state == "active", Object.is_stale.is_(False), Object.embedding_version.is_not(None))
+        .where(*([Object.project_id == project] if project is not None else []))
+        .group_by(Object.embedding_version)
+        .order_by(func.count().desc(), Object.embedding_version)
+    )
+    with registry.reader() as session:
+        return [str(version) for version in session.scalars(query)]
 
 
 def _all(session: Session) -> list[VersionRecord]:

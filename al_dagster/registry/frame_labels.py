@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from al_dagster.core.errors import UserError
 from al_dagster.registry.base import bulk_insert, chunked
 from al_dagster.registry.database import Registry
-from al_dagster.registry.review import _person as person
+from al_dagster.registry.review import person
 from al_dagster.registry.tables import BatchFile, Frame, FrameLabel, Object
 
 FrameState = Literal["objects", "background", "unsure", "failed", "waiting"]
@@ -97,14 +97,12 @@ def unmark_background(registry: Registry, project_id: str, frame_ids: Sequence[s
             _set_background(session, project_id, chunk, None, None)
 
 
-def marked_background(registry: Registry, project_id: str, frame_ids: Sequence[str]) -> set[str]:
-    """Those of the frames that a person marked as background."""
+def marked_background(session: Session, project_id: str, frame_ids: Sequence[str]) -> set[str]:
+    """Those of the frames that a person marked as background, as the transaction sees it."""
     found: set[str] = set()
-    with registry.reader() as session:
-        for chunk in chunked(frame_ids):
-            mine = (FrameLabel.project_id == project_id, FrameLabel.frame_id.in_(chunk))
-            query = select(FrameLabel.frame_id).where(*mine, FrameLabel.background_by.is_not(None))
-            found.update(session.scalars(query))
+    for chunk in chunked(frame_ids):
+        mine = (FrameLabel.project_id == project_id, FrameLabel.frame_id.in_(chunk))
+        found.update(session.scalars(select(FrameLabel.frame_id).where(*mine, FrameLabel.background_by.is_not(None))))
     return found
 
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import RowMapping, bindparam, select, update
+from sqlalchemy import RowMapping, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
+from al_dagster.core.geometry import MIN_SIDE
 from al_dagster.registry.base import bulk_insert, chunked
 from al_dagster.registry.calibrations import standing_calibrators
 from al_dagster.registry.categories import resolve_categories
 from al_dagster.registry.database import Registry
+from al_dagster.registry.frame_labels import marked_background
 from al_dagster.registry.labels import BOX, MACHINE_COLUMNS, LabelledObject, Registration, machine_values
 from al_dagster.registry.matching import NewBox, Outcome, StandingObject, decide_frame
 from al_dagster.registry.queueing import queue_deletes, queue_upserts
@@ -48,8 +50,10 @@ def register_batch(
     """Register the labels of a batch: all of them or, if anything raises, none.
 
     An object that a person validated, edited or deleted stays as the person left it. Other objects follow the new
-    labels and keep their ids; those that the new labels no longer contain are superseded. The confidence of detectors
-    that are calibrated for the project is calibrated. Running it again with the same labels writes nothing.
+    labels and keep their ids; those that the new labels no longer contain are superseded. A label that contradicts an
+    object that a person touched is recorded as a conflict, once; an open conflict that the new labels no longer raise
+    is withdrawn. To a frame that a person marked as background nothing is added. The confidence of detectors that are calibrated for the project is calibrated. Running it again with
+    the same labels writes nothing.
 
     Args:
         registry: the registry.
@@ -60,14 +64,19 @@ def register_batch(
         objects: the labels; their frames, sources and embedding versions are registered.
 
     Raises:
-        ValueError: two labels have one id, a label is in none of the frames, or an embedding does not fit its version.
+        ValueError: two labels have one id, a label is in none of the frames, its box is smaller than a pixel or not
+            finite, or an embedding does not fit its version.
     """
     by_frame = _by_frame(frame_ids, objects)
     with registry.session() as session:
+        empty = marked_background(session, project_id, frame_ids)
+        by_frame |= dict.fromkeys(empty, [])
         rows = _standing_rows(session, project_id, list(by_frame))
-        plan = _plan(by_frame, rows)
+        names = {row.category_id: row.name for row in session.execute(select(Category.category_id, Category.name))}
+        plan = _plan(by_frame, rows, names)
         classes = session.scalar(select(Project.classes).where(Project.project_id == project_id))
-        categories = resolve_categories(session, [label.category for label in objects], classes or ())
+        labels = [label for label in objects if label.frame_id not in empty]
+        categories = resolve_categories(session, [label.category for label in labels], classes or ())
         calibrators = standing_calibrators(session, project_id)
         written: dict[str, Any] = {
             "project_id": project_id,
@@ -87,7 +96,7 @@ def register_batch(
         )
         _update_changed(session, plan, rows, lambda label: machine_values(label, categories, calibrators), written)
         _supersede(session, plan.superseded)
-        _record_conflicts(session, plan.conflicts, batch_key)
+        _record_conflicts(session, plan.conflicts, _touched(rows), batch_key)
         queued = queue_upserts(
             session,
             _embeddings((label.object_id, label) for label in plan.inserts),
@@ -95,8 +104,9 @@ def register_batch(
         )
         without = [object_id for object_id, label in plan.matched if label.embedding is None]
         queued += queue_deletes(session, [*plan.superseded, *without])
-    outcomes = [(label.object_id, *plan.outcomes[label.object_id]) for label in objects]
+    outcomes = [(label.object_id, *plan.outcomes[label.object_id]) for label in labels]
     counted = Counter(outcome for _, _, outcome in outcomes)
+    counted["suppressed"] += len(objects) - len(labels)
     counts: dict[str, int] = {outcome: counted[outcome] for outcome in OUTCOMES}
     return Registration(outcomes, {**counts, "superseded": len(plan.superseded), "queued": queued})
 
@@ -105,6 +115,13 @@ def _by_frame(frame_ids: Sequence[str], objects: Sequence[LabelledObject]) -> di
     repeated = [key for key, times in Counter(label.object_id for label in objects).items() if times > 1]
     if repeated:
         raise ValueError(f"two labels have the id {repeated[0]}")
+    boxes = np.array([label.bbox for label in objects], dtype=np.float64).reshape(-1, 4)
+    holds_a_pixel = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= MIN_SIDE).all(axis=1)
+    if not holds_a_pixel.all():
+        wrong = objects[int(holds_a_pixel.argmin())]
+        raise ValueError(
+            f"label {wrong.object_id} has the box {wrong.bbox}; its sides must be at least {MIN_SIDE:g} px"
+        )
     by_frame: dict[str, list[LabelledObject]] = {frame_id: [] for frame_id in frame_ids}
     for label in objects:
         if label.frame_id not in by_frame:
@@ -115,7 +132,7 @@ def _by_frame(frame_ids: Sequence[str], objects: Sequence[LabelledObject]) -> di
 
 def _standing_rows(session: Session, project_id: str, frame_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
     """The project's objects of these frames in every state, by frame, with their category's name."""
-    columns = ("object_id", "frame_id", "state", "is_validated", "edited_at", *MACHINE_COLUMNS)
+    columns = ("object_id", "frame_id", "state", "is_validated", "edited_at", "machine_label", *MACHINE_COLUMNS)
     query = (
         select(*(Object.__table__.c[column] for column in columns), Category.name.label("category"))
         .join(Category, Category.category_id == Object.category_id, isouter=True)
@@ -129,7 +146,9 @@ def _standing_rows(session: Session, project_id: str, frame_ids: Sequence[str]) 
     return rows
 
 
-def _plan(by_frame: Mapping[str, list[LabelledObject]], rows: Mapping[str, list[RowMapping]]) -> _Plan:
+def _plan(
+    by_frame: Mapping[str, list[LabelledObject]], rows: Mapping[str, list[RowMapping]], names: Mapping[int, str]
+) -> _Plan:
     plan = _Plan()
     for frame_id, labels in by_frame.items():
         known = rows.get(frame_id)
@@ -141,7 +160,7 @@ def _plan(by_frame: Mapping[str, list[LabelledObject]], rows: Mapping[str, list[
         past = {row["object_id"] for row in known if row["state"] == "superseded"}
         decision = decide_frame(
             [NewBox(label.object_id, label.category, label.bbox) for label in labels],
-            [_as_standing(row) for row in present],
+            [_as_standing(row, names) for row in present],
         )
         for i, (label, outcome, j) in enumerate(zip(labels, decision.outcomes, decision.standing, strict=True)):
             object_id = label.object_id if j is None else present[j]["object_id"]
@@ -156,13 +175,30 @@ def _plan(by_frame: Mapping[str, list[LabelledObject]], rows: Mapping[str, list[
     return plan
 
 
-def _as_standing(row: RowMapping) -> StandingObject:
+def _touched(rows: Mapping[str, list[RowMapping]]) -> list[str]:
+    return [row["object_id"] for known in rows.values() for row in known if _is_human(row)]
+
+
+def _is_human(row: RowMapping) -> bool:
+    return bool(row["is_validated"]) or row["edited_at"] is not None or row["state"] == "deleted"
+
+
+def _as_standing(row: RowMapping, names: Mapping[int, str]) -> StandingObject:
+    said = row["machine_label"]
+    x, y, w, h = (row[side] for side in BOX) if said is None else said["bbox"]
+    if said is not None:
+        machine_category = names.get(said["category_id"])
+    else:
+        # Edits that are older than the column did not keep what the machine had said.
+        machine_category = row["category"] if row["edited_at"] is None else None
     return StandingObject(
         object_id=row["object_id"],
         detection_id=row["detection_id"],
         category=row["category"],
+        machine_category=machine_category,
+        machine_box=(x, y, w, h),
         box=(row["bbox_x"], row["bbox_y"], row["bbox_w"], row["bbox_h"]),
-        human=row["is_validated"] or row["edited_at"] is not None or row["state"] == "deleted",
+        human=_is_human(row),
         deleted=row["state"] == "deleted",
     )
 
@@ -191,23 +227,40 @@ def _supersede(session: Session, object_ids: Sequence[str]) -> None:
         session.execute(update(Object).where(Object.object_id.in_(chunk)).values(state="superseded"))
 
 
-def _record_conflicts(session: Session, conflicts: Sequence[tuple[str, LabelledObject, float]], batch_key: str) -> None:
-    known: set[tuple[str, str]] = set()
-    for chunk in chunked([object_id for object_id, _, _ in conflicts]):
-        pairs = session.execute(select(Conflict.object_id, Conflict.detection_id).where(Conflict.object_id.in_(chunk)))
-        known.update((object_id, detection_id) for object_id, detection_id in pairs)
+def _record_conflicts(
+    session: Session,
+    conflicts: Sequence[tuple[str, LabelledObject, float]],
+    touched: Sequence[str],
+    batch_key: str,
+) -> None:
+    """Record the conflicts that are not known yet, and withdraw the open ones that the new labels do not raise.
+
+    A withdrawn conflict is deleted: nobody has decided it, so that it must be told again if it comes back. One that a
+    person resolved is kept and not opened again.
+    """
+    known: set[tuple[str, str, str]] = set()
+    open_ids: dict[tuple[str, str, str], int] = {}
+    for chunk in chunked(touched):
+        for conflict in session.scalars(select(Conflict).where(Conflict.object_id.in_(chunk))):
+            key = (conflict.object_id, conflict.detection_id, conflict.category)
+            known.add(key)
+            if conflict.resolved_at is None:
+                open_ids[key] = conflict.conflict_id
+    raised = {(object_id, label.object_id, label.category): (label, iou) for object_id, label, iou in conflicts}
+    for ids in chunked([open_ids[key] for key in open_ids.keys() - raised.keys()]):
+        session.execute(delete(Conflict).where(Conflict.conflict_id.in_(ids)))
     rows = [
         {
             "object_id": object_id,
-            "detection_id": label.object_id,
+            "detection_id": detection_id,
             "batch_key": batch_key,
-            "category": label.category,
+            "category": category,
             "confidence": float(label.confidence),
             "iou": iou,
             **dict(zip(BOX, map(float, label.bbox), strict=True)),
         }
-        for object_id, label, iou in conflicts
-        if (object_id, label.object_id) not in known
+        for (object_id, detection_id, category), (label, iou) in raised.items()
+        if (object_id, detection_id, category) not in known
     ]
     bulk_insert(session, Conflict, rows)
 

@@ -20,6 +20,7 @@ TEXTS = (
     "embedding_version",
 )
 NUMBERS = ("confidence", "p_label", "p_box", "area", "mask_score", "classification_confidence")
+LABEL_COLUMNS = ("category_id", *BOX, "machine_label", "edited_at", "state")
 MACHINE_COLUMNS = ("category_id", *BOX, *TEXTS, *NUMBERS, "calibrated_confidence", "polygon", "detection_id")
 
 
@@ -76,12 +77,28 @@ class Registration:
 
     Attributes:
         outcomes: (detection id, object id, outcome), in the order of the labels. The object id is that of the object
-            that now stands for the label; for a conflict, of the object that it contradicts.
+            that now stands for the label; for a conflict, of the object that it contradicts. A label in a frame that a
+            person marked as background has none.
         counts: by outcome, ``superseded`` and ``queued`` (outbox rows) included.
     """
 
     outcomes: list[tuple[str, str, Outcome]]
     counts: dict[str, int]
+
+
+def is_corrected(row: Mapping[Any, Any]) -> bool:
+    """Whether the label of an object is not the machine's, since a person changed its category or its box.
+
+    Also true of an object that was edited before the registry kept what the machine had said: what it was is not known.
+    To delete an object is not to correct it.
+
+    Args:
+        row: an object's ``LABEL_COLUMNS``.
+    """
+    said = row["machine_label"]
+    if said is None:
+        return row["edited_at"] is not None and row["state"] != "deleted"
+    return bool(said["category_id"] != row["category_id"] or said["bbox"] != [row[side] for side in BOX])
 
 
 def machine_values(

@@ -1,4 +1,17 @@
-"""Which new machine box is which standing object, and what becomes of each. Pure functions over one frame."""
+"""Which new machine box is which standing object, and what becomes of each. Pure functions over one frame.
+
+What becomes of a new box that is a standing object, by its id or because it overlaps it:
+
+| the object | the new box says | outcome |
+|---|---|---|
+| nobody touched it | anything | matched: the object follows |
+| a person touched it, or a rule validated it | the object's class | kept |
+| the same | what the machine had said, in about the same place, before a person corrected it | kept: no news |
+| the same | any other class | conflict |
+| a person deleted it | by its id anything; by overlap its class, or the machine's before | suppressed |
+
+A box that is no standing object is inserted.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,13 +41,17 @@ class NewBox:
 class StandingObject:
     """An object that the registry has: active, or deleted by a person.
 
-    ``detection_id`` is the detection that its machine fields come from; ``human`` says that a person validated,
-    edited or deleted it.
+    ``detection_id`` is the detection that its machine fields come from; ``machine_category`` is what the machine said
+    before a person corrected it, the category itself where nobody did, and None where it is not known; ``machine_box``
+    likewise, the box itself where it is not known. ``human`` says that a person or a rule validated it, or that a
+    person edited or deleted it.
     """
 
     object_id: str
     detection_id: str | None
     category: str | None
+    machine_category: str | None
+    machine_box: Box
     box: Box
     human: bool
     deleted: bool
@@ -91,9 +108,9 @@ def decide_frame(new: Sequence[NewBox], standing: Sequence[StandingObject]) -> F
     """Compare the new labels of a frame with the objects that stand in it.
 
     In this order, each new box is: the object that carries its id; the active object of its category that it overlaps
-    (one to one, IoU at least 0.5); another sighting of an object that a person touched or deleted (then it is not added
-    beside it); a contradiction of an object that a person touched; or a new object. What a person touched never
-    changes; a machine's object that no new box accounts for is superseded.
+    (one to one, IoU at least 0.5); another sighting, or a contradiction, of an object that a person touched or
+    deleted, which it overlaps as much (then it is not added beside it); or a new object. The table above says what
+    becomes of it. What a person touched never changes; a machine's object that no new box accounts for is superseded.
 
     Args:
         new: the boxes of the new labels; their detection ids differ from each other.
@@ -101,15 +118,13 @@ def decide_frame(new: Sequence[NewBox], standing: Sequence[StandingObject]) -> F
     """
     refers = _same_ids(new, standing)
     _pair(new, standing, refers, [j for j, known in enumerate(standing) if not known.deleted])
+    _see_again(new, standing, refers)
     decision = FrameDecision(outcomes=["inserted"] * len(new), standing=refers)
-    open_boxes = [i for i, j in enumerate(refers) if j is None]
-    for i, j, iou in _human_overlaps(new, standing, open_boxes):
-        refers[i] = j
-        if new[i].category != standing[j].category:
-            decision.conflict_ious[i] = iou
-    for i, referred_to in enumerate(refers):
-        if referred_to is not None:
-            decision.outcomes[i] = "conflict" if i in decision.conflict_ious else _outcome(standing[referred_to])
+    for i, j in enumerate(refers):
+        if j is not None:
+            decision.outcomes[i] = _outcome(new[i], standing[j])
+            if decision.outcomes[i] == "conflict":
+                decision.conflict_ious[i] = float(_overlaps([new[i].box], [standing[j].box])[0, 0])
     referred = set(refers)
     decision.superseded = [j for j, known in enumerate(standing) if not known.human and j not in referred]
     return decision
@@ -140,34 +155,40 @@ def _pair(
         refers[rows[row]] = columns[column]
 
 
-def _human_overlaps(
-    new: Sequence[NewBox], standing: Sequence[StandingObject], open_boxes: Sequence[int]
-) -> Iterable[tuple[int, int, float]]:
-    """For each open box, the touched object that speaks against adding it: index of the box, of the object, IoU."""
+def _see_again(new: Sequence[NewBox], standing: Sequence[StandingObject], refers: list[int | None]) -> None:
+    """Refer each open box to the touched object that speaks against adding it: one that agrees, else one that does not.
+
+    Of those that agree, the active ones come before the deleted ones, and then the greatest overlap counts.
+    """
+    open_boxes = [i for i, j in enumerate(refers) if j is None]
     touched = [j for j, known in enumerate(standing) if known.human]
     if not open_boxes or not touched:
         return
     overlaps = _overlaps([new[i].box for i in open_boxes], [standing[j].box for j in touched])
-    for i, row in zip(open_boxes, overlaps, strict=True):
-
-        def rank(k: int, i: int = i, row: NDArray[np.float64] = row) -> tuple[bool, bool, float]:
-            known = standing[touched[k]]
-            return known.category == new[i].category, not known.deleted, float(row[k])
-
-        against = [
-            k
-            for k, j in enumerate(touched)
-            if row[k] >= MIN_IOU and (standing[j].category == new[i].category or not standing[j].deleted)
-        ]
+    for i, row in zip(open_boxes, overlaps.tolist(), strict=True):
+        against = []
+        for j, overlap in zip(touched, row, strict=True):
+            known, agrees = standing[j], _agree(new[i], standing[j])
+            if overlap >= MIN_IOU and (agrees or not known.deleted):
+                against.append(((known.category == new[i].category, agrees, not known.deleted, overlap), j))
         if against:
-            best = max(against, key=rank)
-            yield i, touched[best], float(row[best])
+            refers[i] = max(against, key=lambda ranked: ranked[0])[1]
 
 
-def _outcome(known: StandingObject) -> Outcome:
+def _agree(box: NewBox, known: StandingObject) -> bool:
+    """Whether a box says the same as an object, or again what the machine had said of it."""
+    if box.category == known.category:
+        return True
+    again = box.category == known.machine_category
+    return again and bool(_overlaps([box.box], [known.machine_box])[0, 0] >= MIN_IOU)
+
+
+def _outcome(box: NewBox, known: StandingObject) -> Outcome:
     if known.deleted:
         return "suppressed"
-    return "kept" if known.human else "matched"
+    if not known.human:
+        return "matched"
+    return "kept" if _agree(box, known) else "conflict"
 
 
 def _overlaps(first: Sequence[Box], second: Sequence[Box]) -> NDArray[np.float64]:

@@ -17,6 +17,8 @@ class Conditions(TypedDict, total=False):
         category: name of its category.
         min_confidence: least confidence, 0–1.
         is_validated: whether it is validated, by a person or automatically.
+        is_stale: whether its mask and vector wait to be made anew.
+        embedding_version: version of its vector.
         source_id: source that it is in.
         batch_key: batch that its newest label comes from.
         state: active, superseded or deleted, or None for all; active if left out.
@@ -26,6 +28,8 @@ class Conditions(TypedDict, total=False):
     category: str | None
     min_confidence: float | None
     is_validated: bool | None
+    is_stale: bool | None
+    embedding_version: str | None
     source_id: str | None
     batch_key: str | None
     state: str | None

@@ -195,7 +195,7 @@ class ReconcileReport:
 
     Attributes:
         missing_in_store: objects whose vector the store had lost.
-        missing_in_registry: ids in the store that no active object with an embedding has.
+        missing_in_registry: ids in the store that no active object has whose vector is of this version and not stale.
         retried: rows that had failed and were tried anew.
         repaired: how many of those missing in the store were written, and in the registry, deleted.
         unsynced: objects that the store still refuses.
@@ -246,7 +246,7 @@ def _reconcile_version(
         select(EmbeddingOutbox.object_id)
         .join(Object, Object.object_id == EmbeddingOutbox.object_id)
         .where(EmbeddingOutbox.version_id == version_id, EmbeddingOutbox.operation == "upsert")
-        .where(Object.state == "active")
+        .where(Object.state == "active", Object.is_stale.is_(False), Object.embedding_version == version_id)
     )
     with applying:
         stored = set(store.ids())

@@ -1,6 +1,7 @@
 """Asking the outbox for what it was not asked for yet, within the caller's transaction."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ Wanted = Mapping[tuple[str, str], NDArray[np.float32]]
 
 def queue_upserts(session: Session, new: Wanted, standing: Wanted) -> int:
     """Queue the vectors that the vector store does not have and was not yet asked to take.
+
+    An object has a vector of one version: those of other versions are queued to be removed.
 
     Args:
         session: a write transaction.
@@ -32,9 +35,14 @@ def queue_upserts(session: Session, new: Wanted, standing: Wanted) -> int:
     known = _newest(session, [object_id for object_id, _ in standing])
     changed = {key: blob for key, blob in blobs.items() if known.get(key) != ("upsert", blob)}
     wanted = {**{key: _blob(vector) for key, vector in new.items()}, **changed}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"object_id": object_id, "version_id": version_id, "operation": "upsert", "embedding": blob}
         for (object_id, version_id), blob in wanted.items()
+    ]
+    rows += [
+        {"object_id": object_id, "version_id": version_id, "operation": "delete", "embedding": None}
+        for (object_id, version_id), (operation, _) in known.items()
+        if operation != "delete" and (object_id, version_id) not in standing
     ]
     bulk_insert(session, EmbeddingOutbox, rows)
     return len(rows)

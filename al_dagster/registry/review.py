@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.geometry import MIN_SIDE
 from al_dagster.registry.base import chunked
+from al_dagster.registry.calibrations import standing_calibrators
 from al_dagster.registry.categories import resolve_categories
 from al_dagster.registry.database import Registry
+from al_dagster.registry.labels import BOX, LABEL_COLUMNS, is_corrected
 from al_dagster.registry.matching import Box
 from al_dagster.registry.queueing import queue_deletes
-from al_dagster.registry.tables import Category, Conflict, Object, Project, Source
+from al_dagster.registry.tables import Category, Conflict, Frame, Object, Project, Source
 
 AUTO = "auto"
 """Stands in ``validated_by`` where a rule and not a person validated an object; the rule is in ``validation_rule``."""
@@ -25,8 +29,7 @@ NOT_VALIDATED: dict[str, Any] = {
     "validation_rule": None,
 }
 
-# A mask drawn to the edge of a box may reach this far, in pixels, beyond the rounded box.
-MASK_TOLERANCE = 1.0
+NO_MASK: dict[str, Any] = {"mask_path": None, "polygon": None, "mask_rle": None, "area": None, "mask_score": None}
 
 
 def validate_objects(registry: Registry, ids: Sequence[str], by: str) -> None:
@@ -38,7 +41,7 @@ def validate_objects(registry: Registry, ids: Sequence[str], by: str) -> None:
         UserError: an object does not exist or is not active, or no person is named.
     """
     with registry.session() as session:
-        now = _person(by)
+        now = person(by)
         for object_id in ids:
             _active(session, object_id)
         for chunk in chunked(list(ids)):
@@ -60,9 +63,12 @@ def edit_object(
 ) -> None:
     """Change what is given of an object and leave the rest; its open conflicts are thereby resolved.
 
-    A mask that reaches out of the new box is taken off the object, since it shows something else. What the machine had
-    said is kept aside at the first edit. An automatic validation ends when the category or the box changes, since its
-    rule spoke of the machine's label.
+    What the machine had said is kept aside at the first edit. Who says which category or box is right has validated the
+    object; flags alone validate nothing. While category or box are not the machine's, the object has no calibrated
+    confidence, which is that of the machine's label.
+
+    Mask and vector are of the box: a new box takes both off the object, which is stale until they are made anew
+    (`registry.stale`).
 
     Args:
         registry: the registry.
@@ -81,7 +87,7 @@ def edit_object(
     flags = {"is_occluded": is_occluded, "is_truncated": is_truncated, "is_difficult": is_difficult}
     values: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     with registry.session() as session:
-        now = _person(by)
+        now = person(by)
         found = _active(session, object_id)
         if category is not None:
             values["category_id"] = _category_id(session, found, category)
@@ -90,12 +96,14 @@ def edit_object(
         if not values:
             raise UserError(f"object {object_id}: give what to change: a category, a box or a flag")
         if found.machine_label is None and found.edited_at is None:
-            box = [found.bbox_x, found.bbox_y, found.bbox_w, found.bbox_h]
-            found.machine_label = {"category_id": found.category_id, "bbox": box}
-        if found.validated_by == AUTO and (category is not None or bbox is not None):
-            values |= NOT_VALIDATED
+            found.machine_label = {"category_id": found.category_id, "bbox": [getattr(found, side) for side in BOX]}
+        if category is not None or bbox is not None:
+            values |= {"is_validated": True, "validated_by": by, "validated_at": now, "validation_rule": None}
+        if values.get("is_stale"):
+            queue_deletes(session, [object_id])
         for column, value in {**values, "edited_by": by, "edited_at": now}.items():
             setattr(found, column, value)
+        found.calibrated_confidence = _calibrated(session, found)
         _resolve_conflicts(session, [object_id], now)
 
 
@@ -106,7 +114,7 @@ def delete_object(registry: Registry, object_id: str, by: str) -> None:
         UserError: the object does not exist or is not active, or no person is named.
     """
     with registry.session() as session:
-        now = _person(by)
+        now = person(by)
         found = _active(session, object_id)
         found.state, found.edited_by, found.edited_at = "deleted", by, now
         queue_deletes(session, [object_id])
@@ -144,7 +152,7 @@ def list_conflicts(registry: Registry, project: str | None = None) -> list[dict[
         return [dict(row) for row in session.execute(query).mappings()]
 
 
-def _person(by: str) -> datetime:
+def person(by: str) -> datetime:
     if not by.strip():
         raise UserError("a change needs the name of the person who makes it")
     if by.strip() == AUTO:
@@ -176,32 +184,35 @@ def _category_id(session: Session, found: Object, category: str) -> int:
 
 def _new_box(session: Session, found: Object, bbox: Box) -> dict[str, Any]:
     x, y, w, h = map(float, bbox)
+    shown = f"object {found.object_id}: the box {x:g},{y:g},{w:g},{h:g} (x,y,w,h)"
+    if not all(map(isfinite, (x, y, w, h))):
+        raise UserError(f"{shown} is not four finite numbers; give pixels, such as 10,20,64,48")
+    if min(w, h) < MIN_SIDE:
+        raise UserError(f"{shown} is less than {MIN_SIDE:g} pixel wide or high; give one that holds the object")
+    width, height = _frame_size(session, found)
+    if x < 0 or y < 0 or (width is not None and x + w > width) or (height is not None and y + h > height):
+        raise UserError(f"{shown} does not lie inside its {width}×{height} image")
+    values: dict[str, Any] = dict(zip(BOX, (x, y, w, h), strict=True))
+    moved = any(getattr(found, side) != value for side, value in values.items())
+    return {**values, **NO_MASK, "is_stale": True} if moved else values
+
+
+def _frame_size(session: Session, found: Object) -> tuple[int | None, int | None]:
+    """Width and height in pixels of the frame that an object is in."""
+    frame = session.get(Frame, found.frame_id) if found.frame_id is not None else None
+    if frame is not None and frame.width is not None:
+        return frame.width, frame.height
     source = session.get_one(Source, found.source_id)
-    inside = x >= 0 and y >= 0 and w > 0 and h > 0
-    if source.width is not None and source.height is not None:
-        inside = inside and x + w <= source.width and y + h <= source.height
-    if not inside:
-        raise UserError(
-            f"object {found.object_id}: the box {x:g},{y:g},{w:g},{h:g} (x,y,w,h) does not lie inside its "
-            f"{source.width}×{source.height} image"
-        )
-    values: dict[str, Any] = {"bbox_x": x, "bbox_y": y, "bbox_w": w, "bbox_h": h}
-    if not _contains(values, found.polygon):
-        values |= {"mask_path": None, "polygon": None, "area": None, "mask_score": None}
-    return values
+    return source.width, source.height
 
 
-def _contains(box: dict[str, float], polygon: list[Any] | None) -> bool:
-    xs = [value for ring in polygon or () for value in ring[::2]]
-    ys = [value for ring in polygon or () for value in ring[1::2]]
-    if not xs:
-        return False
-    return (
-        min(xs) >= box["bbox_x"] - MASK_TOLERANCE
-        and min(ys) >= box["bbox_y"] - MASK_TOLERANCE
-        and max(xs) <= box["bbox_x"] + box["bbox_w"] + MASK_TOLERANCE
-        and max(ys) <= box["bbox_y"] + box["bbox_h"] + MASK_TOLERANCE
-    )
+def _calibrated(session: Session, found: Object) -> float | None:
+    """The calibrated confidence of an object: None where its label is not the machine's."""
+    label = {column: getattr(found, column) for column in LABEL_COLUMNS}
+    calibrator = standing_calibrators(session, found.project_id or "").get(found.detection_model or "")
+    if calibrator is None or found.confidence is None or is_corrected(label):
+        return None
+    return float(calibrator.apply(found.confidence))
 
 
 def _resolve_conflicts(session: Session, object_ids: Sequence[str], now: datetime) -> None:

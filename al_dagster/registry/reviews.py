@@ -39,10 +39,10 @@ class Review:
 def list_reviews(registry: Registry, project_id: str) -> list[Review]:
     """The reviews of a project, by object id.
 
-    The machine was right where a person validated the object, with the category that the machine gave it and a box
-    that overlaps the machine's by IoU 0.5 or more. It was wrong where a person deleted the object, or left it with
-    another category or a box that overlaps less. Nothing else is a review: an object that a rule validated, one that a
-    person edited but neither corrected nor validated, and one that was edited before the registry kept what the
+    The machine was right where a person validated the object, which a correction does too, with the category that the
+    machine gave it and a box that overlaps the machine's by IoU 0.5 or more. It was wrong where a person deleted the
+    object, or left it with another category or a box that overlaps less. Nothing else is a review: an object that a
+    rule validated, one of which a person changed flags only, and one that was edited before the registry kept what the
     machine had said.
     """
     machines = Object.machine_label

@@ -87,10 +87,15 @@ def search_object(
     Takes the same conditions as `search_vectors`.
 
     Raises:
-        UserError: the object is not in the registry or has no vector of this version, or as `search_vectors` raises.
+        UserError: the object is not in the registry, is stale or has no vector of this version, or as `search_vectors`
+            raises.
     """
     get_version(registry, store.version_id)
-    get_object(registry, object_id)
+    if get_object(registry, object_id)["is_stale"]:
+        raise UserError(
+            f"object {object_id} was moved by a person and its vector is not made anew yet: run `al objects refresh` "
+            "and search again"
+        )
     wanted = _as_vector(_vector_of(registry, store, object_id), store)
     conditions = [*_conditions(category, project, min_confidence), Object.object_id != object_id]
     return _search(registry, store, wanted, top_k, conditions)
@@ -186,7 +191,8 @@ def _vector_of(registry: Registry, store: VectorStore, object_id: str) -> NDArra
 
 
 def _conditions(category: str | None, project: str | None, min_confidence: float | None) -> list[ColumnElement[bool]]:
-    conditions = [Object.state == "active"]
+    # The index may still hold the vector of what an object's box showed before a person moved it.
+    conditions = [Object.state == "active", Object.is_stale.is_(False)]
     if category is not None:
         conditions.append(Category.name == category)
     if project is not None:

@@ -44,7 +44,12 @@ def _projects(registry: Registry) -> list[dict[str, Any]]:
 
     batches = select(Batch.project_id, func.count(), func.count(case((Batch.labelled_at.is_(None), 1))))
     files = select(BatchFile.project_id, func.count(), having("quarantined"), having("duplicate"))
-    objects = select(Object.project_id, func.count(), func.count(case((Object.is_validated, 1))))
+    objects = select(
+        Object.project_id,
+        func.count(),
+        func.count(case((Object.is_validated, 1))),
+        func.count(case((Object.is_stale, 1))),
+    )
     conflicts = select(Object.project_id, func.count()).join(Conflict).where(Conflict.resolved_at.is_(None))
     with registry.reader() as session:
         names = list(session.scalars(select(Project.project_id).order_by(Project.project_id)))
@@ -65,6 +70,7 @@ def _projects(registry: Registry) -> list[dict[str, Any]]:
             "images": count_frames(registry, name),
             "objects": by_object.get(name, none)[1],
             "validated": by_object.get(name, none)[2],
+            "stale": by_object.get(name, none)[3],
             "conflicts": by_conflict.get(name, none)[1],
         }
         for name in names

@@ -9,6 +9,9 @@ Role = Literal["detector", "segmenter", "embedder"]
 
 MIT, APACHE = "MIT", "Apache-2.0"
 
+DINOV2_CODE_VERSION = "1"
+"""Raised by hand when the same weights would give other vectors; part of the embedder's revision and of its version."""
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -25,7 +28,7 @@ class ModelCard:
         download_mb: megabytes (10**6 bytes) to fetch, rounded.
         gpu_mb: megabytes that its weights take on a GPU in bfloat16; what it computes takes more on top.
         use: what it is for.
-        version_id: of an embedder, the name of the version of its vectors.
+        version_id: of an embedder, what the names of the versions of its vectors begin with.
         dimension: of an embedder, the length of its vectors.
     """
 
@@ -66,7 +69,7 @@ def _dinov2(size: str, dimension: int, commit: str, download_mb: int, gpu_mb: in
         download_mb,
         gpu_mb,
         use,
-        version_id=f"dinov2_{size}_v1",
+        version_id=f"dinov2_{size}_v{DINOV2_CODE_VERSION}",
         dimension=dimension,
     )
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.image_utils import pil_torch_interpolation_mapping
 
+from al_dagster.vision.catalog import DINOV2_CODE_VERSION
 from al_dagster.vision.checkpoints import read_network
 from al_dagster.vision.network_input import network_input
 from al_dagster.vision.protocols import Image
 from al_dagster.vision.torch_runtime import Runtime, TorchModel
 from al_dagster.vision.weights import Weights
 
-CODE_VERSION = "1"
 SIDE = 224
 """Side of the network's input in pixels, where the checkpoint's image processor names none."""
 
@@ -40,7 +40,7 @@ class DinoV2Embedder(TorchModel):
     Args:
         weights: a checkpoint of DINOv2 in the format of transformers.
         runtime: where it runs.
-        version_id: name of the embedding version, such as ``dinov2_base_v1``.
+        version_id: name of the embedding version, such as ``dinov2_base_v1_4f2a9c``.
     """
 
     images_per_call = 32
@@ -49,7 +49,7 @@ class DinoV2Embedder(TorchModel):
         super().__init__(runtime)
         self._weights = weights
         self.model_id = weights.name
-        self.revision = f"{weights.revision}.{CODE_VERSION}"
+        self.revision = f"{weights.revision}.{DINOV2_CODE_VERSION}"
         self.version_id = version_id
         self.dimension = int(AutoConfig.from_pretrained(weights.folder, local_files_only=True).hidden_size)
         self.groups: tuple[int, ...] = (self.dimension,)

@@ -31,18 +31,24 @@ class HogColorEmbedder:
     each group scaled to its weight: HOG of the turned object; codes of the corners of its outline, which no turn
     changes; codes of its proportions; brightness, contrast and coverage in rings around its centre; and a histogram of
     its Lab colours.
+
+    The version of its vectors is named after its revision, ``hog_color_<revision>``, since the same picture need not
+    give the same vector with another release of OpenCV.
+
+    Args:
+        opencv: the OpenCV release that computes the features.
     """
 
     model_id = "hog-color"
     images_per_call = IMAGES_PER_CALL
-    version_id = "hog_color_v1"
 
-    def __init__(self) -> None:
+    def __init__(self, opencv: str = cv2.__version__) -> None:
         self._hog = cv2.HOGDescriptor((SIDE, SIDE), (16, 16), (16, 16), (8, 8), 9)
         self.groups = tuple(map(len, self._features(np.zeros((8, 8, 3), dtype=np.uint8))))
         self.dimension = sum(self.groups)
         self.revision = code_revision(
             "1",
+            opencv,
             side=SIDE,
             margin=MARGIN,
             elongation=LEAST_ELONGATION,
@@ -51,6 +57,7 @@ class HogColorEmbedder:
             outlines=outlines.PARAMETERS,
             dimension=self.dimension,
         )
+        self.version_id = f"hog_color_{self.revision}"
 
     def load(self) -> None:
         """Nothing to load: the features have no weights."""

@@ -121,8 +121,9 @@ def build_models(profile: str, overrides: ModelsConfig, prompts: Sequence[Prompt
 
 
 def build_embedding_models(version_id: str, environment: Environment) -> Models | None:
-    """The models that make vectors of an embedding version, with a segmenter; None where they are not here.
+    """The models that make vectors of an embedding version, with a segmenter; None where this machine has none.
 
+    Another release of OpenCV, other weights or another version of the code make vectors of another version.
     The segmenter is the foundation profile's where that is installed, else the embedded profile's. An embedder with a
     manifest that cannot be read counts as not here.
 
@@ -131,7 +132,7 @@ def build_embedding_models(version_id: str, environment: Environment) -> Models 
     """
     from al_dagster.vision.hog_color import HogColorEmbedder
 
-    if version_id == HogColorEmbedder.version_id:
+    if version_id == HogColorEmbedder().version_id:
         return build_models("embedded", ModelsConfig(), [Prompt(PROPOSAL)], environment)
     here = installed(environment.models_dir)
     profile = "foundation" if PROFILES["foundation"].segmenter in here else "embedded"
@@ -150,10 +151,8 @@ def _recorded_version(folder: Path) -> str | None:
 
 
 def embedding_version(weights: Weights | Manifest) -> str:
-    """The embedding version of an embedder's weights: the catalogue's, or one of their own where they are others."""
-    card = CATALOG[weights.name]
-    same = weights.commit == card.commit
-    return f"{card.version_id}" if same else f"{card.version_id}_{weights.revision[:6]}"
+    """The embedding version of an embedder's weights: another for each content of them and version of the code."""
+    return f"{CATALOG[weights.name].version_id}_{weights.revision[:6]}"
 
 
 class _Builder:

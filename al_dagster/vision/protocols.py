@@ -145,7 +145,8 @@ class Embedder(Model, Protocol):
     """Turns pictures of objects into vectors.
 
     Attributes:
-        version_id: name of the embedding version, such as ``dinov2_base_v1``; vectors of two versions never mix.
+        version_id: name of the embedding version, such as ``dinov2_base_v1_4f2a9c``, another for each revision; vectors
+            of two versions never mix.
         dimension: length of a vector.
         groups: as many features of a vector, in their order, as describe one thing, such as shape or colour; the sum is
             the dimension. What few examples are told apart by is learnt for groups; one group is never changed.

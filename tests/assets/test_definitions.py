@@ -118,6 +118,7 @@ def test_sensors_and_schedules_run_by_themselves():
     assert {sensor.name: sensor.default_status for sensor in repository.sensor_defs} == {
         "inbox_sensor": dg.DefaultSensorStatus.RUNNING,
         "calibration_sensor": dg.DefaultSensorStatus.RUNNING,
+        "refresh_sensor": dg.DefaultSensorStatus.RUNNING,
         "dataset_sensor": dg.DefaultSensorStatus.RUNNING,
     }
     (schedule,) = repository.schedule_defs

@@ -73,7 +73,7 @@ def state_of(home: Path, key: str) -> dict[str, Any]:
             if not name.startswith("sqlite_")
         }
     lake = Lake(settings.lake)
-    with ChromaStore(settings.chroma_dir, "hog_color_v1", HogColorEmbedder().dimension) as store:
+    with ChromaStore(settings.chroma_dir, HogColorEmbedder().version_id, HogColorEmbedder().dimension) as store:
         vectors = {key: vector.tobytes() for key, vector in store.get(list(store.ids())).items()}
     return {
         "registry": tables,

@@ -1,6 +1,6 @@
 """The sensors on an ephemeral instance with the resources of a temporary home."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,14 @@ class Daemon:
                 self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))
         return result
 
-    def execute(self, job: str, partition: str | None = None, **options: Any) -> dg.ExecuteInProcessResult:
+    def execute(
+        self, job: str, partition: str | None = None, run_config: Mapping[str, Any] | None = None, **options: Any
+    ) -> dg.ExecuteInProcessResult:
         return defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             resources=build_resources(self.home.settings),
             partition_key=partition,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(run_config or {})},
             **options,
         )
 

@@ -34,14 +34,14 @@ def test_reconciliation_repairs_a_vector_store_that_lost_and_kept_what_it_should
     settings = daemon.home.settings
     with open_registry(settings.database_url) as registry:
         ids = [row["object_id"] for row in list_objects(registry)]
-    with ChromaStore(settings.chroma_dir, "hog_color_v1", HogColorEmbedder().dimension) as store:
+    with ChromaStore(settings.chroma_dir, HogColorEmbedder().version_id, HogColorEmbedder().dimension) as store:
         vector = store.get(ids[:1])[ids[0]]
         store.delete(ids[:1])
         store.upsert(["obj_stranger"], vector[None])
     result = daemon.execute("reconcile_vectors")
     figures = result.output_for_node("reconcile_vector_store")
     assert (figures["missing_in_store"], figures["missing_in_registry"], figures["repaired"]) == (1, 1, 2)
-    with ChromaStore(settings.chroma_dir, "hog_color_v1", HogColorEmbedder().dimension) as store:
+    with ChromaStore(settings.chroma_dir, HogColorEmbedder().version_id, HogColorEmbedder().dimension) as store:
         assert set(store.ids()) == set(ids)
     again = daemon.execute("reconcile_vectors").output_for_node("reconcile_vector_store")
     assert set(again.values()) == {0}

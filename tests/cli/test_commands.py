@@ -25,7 +25,7 @@ from al_dagster.registry.projects import list_projects, save_project
 
 COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "calibrate", "lineage", "doctor", "ui")
 GROUPS = {
-    "objects": ("list", "show", "validate", "edit", "delete", "accept"),
+    "objects": ("list", "show", "validate", "edit", "refresh", "delete", "accept"),
     "images": ("list", "background"),
     "dataset": ("create", "list", "build", "export"),
 }
@@ -198,6 +198,18 @@ def test_an_object_is_shown_with_its_mask(here: Callable, place: Any, tmp_path: 
     assert found["object_id"] in here("objects", "show", found["object_id"], home=place.home).out
 
 
+@pytest.fixture
+def labelled_home(place: Any, tmp_path: Path) -> Path:
+    """A home whose images were labelled once, both copied so that a test may change them."""
+    images = shutil.copytree(place.images, tmp_path / "images")
+    home = shutil.copytree(place.home, tmp_path / "home")
+    with open_registry(Settings(home=home).database_url) as registry, registry.session() as session:
+        for table in ("sources", "batch_files"):
+            moved = f"UPDATE {table} SET file_path = replace(file_path, '{place.images}', '{images}')"
+            session.connection().exec_driver_sql(moved)
+    return home
+
+
 def test_reviewing_objects_is_kept_with_who_said_so(here: Callable, story: Story) -> None:
     home = story.home
     ids = [row["object_id"] for row in here("objects", "list", "--json", home=home).json]
@@ -209,10 +221,79 @@ def test_reviewing_objects_is_kept_with_who_said_so(here: Callable, story: Story
     assert [shown[key]["validated_by"] for key in ids[:2]] == ["ada", "ada"]
     assert [shown[ids[2]][name] for name in ("bbox_x", "bbox_w", "is_difficult", "edited_by")] == [1, 30, True, "bob"]
     assert (shown[ids[3]]["state"], shown[ids[3]]["edited_by"]) == ("deleted", "ada")
-    assert len(here("objects", "list", "--validated", "--json", home=home).json) == 2
+    assert len(here("objects", "list", "--validated", "--json", home=home).json) == 3
     assert here("objects", "list", "--conflicts", home=home).out == "Conflicts: none\n"
     assert here("status", "--json", home=home).json["outbox"]["pending"] == 1
     assert here("sync", "--json", home=home).json == {"synced": 1, "failed": 0, "pending": 0}
+
+
+def test_a_moved_box_gets_mask_and_vector_at_once_and_is_shown_as_edited(here: Callable, labelled_home: Path) -> None:
+    home = labelled_home
+    before = here("objects", "list", "--category", "square", "--json", home=home).json[0]
+    name, box = before["object_id"], [before["bbox_x"], before["bbox_y"], before["bbox_w"] - 8, before["bbox_h"]]
+    said = here("objects", "edit", name, "--box", ",".join(map(str, box)), "--by", "ada", home=home)
+    assert (said.status, said.out) == (0, f"edited: {name}\n")
+    shown = here("objects", "show", name, "--json", home=home).json
+    assert (shown["is_stale"], shown["bbox_w"], shown["validated_by"]) == (False, before["bbox_w"] - 8, "ada")
+    assert 0 < shown["area"] < before["area"]
+    assert here("status", "--json", home=home).json["outbox"]["pending"] == 0
+    assert name not in {hit["object_id"] for hit in here("search", name, "--json", home=home).json}
+    listed = here("objects", "list", "--limit", "1", "--validated", home=home).out
+    assert "edited" in listed
+    assert "uncalibrated" not in listed
+
+
+def test_an_edit_stands_though_its_image_is_away_and_a_refresh_makes_good(here: Callable, labelled_home: Path) -> None:
+    home = labelled_home
+    first, second = here("objects", "list", "--category", "disc", "--json", home=home).json[:2]
+    name, other = first["object_id"], second["object_id"]
+    path = Path(here("objects", "show", name, "--json", home=home).json["file_path"])
+    path.rename(path.with_suffix(".away"))
+    said = here("objects", "edit", name, "--box", "60,20,40,40", home=home)
+    assert said.status == 0
+    edited, why = said.out.splitlines()
+    assert edited == f"edited: {name}"
+    assert why == f"its mask and vector are made later, by `al objects refresh`, since {path} has vanished"
+    assert "vector and mask wait to be made anew" in here("objects", "show", name, home=home).out
+    waits = f"{name}: vector and mask wait to be made anew; `al objects refresh` makes them\n"
+    assert here("objects", "list", home=home).out.endswith(waits)
+    assert "1 stale" in here("status", home=home).out
+    assert name not in {hit["object_id"] for hit in here("search", other, "--json", home=home).json}
+    refused = here("search", name, home=home)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "run `al objects refresh`" in refused.err
+
+    still = here("objects", "refresh", "-p", "shapes", home=home)
+    assert (still.status, still.out) == (0, f"made anew: 0\n{name} still waits: {path} has vanished\n")
+    path.with_suffix(".away").rename(path)
+    assert here("objects", "refresh", "--json", home=home).json == {"refreshed": 1, "changed": 0, "unreadable": {}}
+    assert here("objects", "refresh", home=home).out == "made anew: 0\n"
+    assert name in {hit["object_id"] for hit in here("search", other, "--json", home=home).json}
+
+
+def test_an_edit_stands_though_the_models_cannot_be_had(here: Callable, labelled_home: Path) -> None:
+    home = labelled_home
+    with open_registry(Settings(home=home).database_url) as registry:
+        (project,) = list_projects(registry)
+        models = project.models.model_copy(update={"embedder": "dinov2-base"})
+        save_project(registry, project.model_copy(update={"models": models}))
+    name = here("objects", "list", "--json", home=home).json[0]["object_id"]
+    said = here("objects", "edit", name, "--box", "5,5,40,40", "--json", home=home)
+    assert said.status == 0
+    assert said.json["edited"] == [name]
+    assert "dinov2-base" in said.json["waits"]
+    refused = here("objects", "refresh", home=home)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "shapes: " in refused.err
+
+
+@pytest.mark.parametrize("box", ["20,20,0.00009,30", "20,20,30,0", "20,20,nan,30", "20,20,inf,30"])
+def test_a_box_that_holds_no_pixel_is_refused_in_a_sentence(here: Callable, place: Any, box: str) -> None:
+    name = here("objects", "list", "--json", home=place.home).json[0]["object_id"]
+    said = here("objects", "edit", name, "--box", box, home=place.home)
+    assert (said.status, said.err.count("\n")) == (2, 1)
+    assert "pixel" in said.err
+    assert here("objects", "show", name, "--json", home=place.home).json["edited_at"] is None
 
 
 def test_search_finds_the_like_of_an_object_and_of_a_picture(here: Callable, place: Any) -> None:

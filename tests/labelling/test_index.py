@@ -16,7 +16,7 @@ def indexed(chain, home):
     open_store = partial(ChromaStore, home.settings.chroma_dir)
 
     def index():
-        return index_vectors(chain.registry, open_store, chain.key, chain.models.embedder)
+        return index_vectors(chain.registry, open_store, chain.key)
 
     return index
 

@@ -19,14 +19,15 @@ def test_the_objects_of_a_batch_stand_in_the_registry_with_all_that_made_them(ch
     result = chain.up_to("objects")
     assert Counter(result.table["outcome"].to_pylist()) == {"inserted": 4}
     masks = {row["object_id"]: row for row in chain.last("masks").to_pylist()}
+    version = chain.models.embedder.version_id
     for row in standing(chain).values():
         mask = masks[row["object_id"]]
         assert (row["mask_path"], row["area"], row["polygon"]) == (mask["mask_path"], mask["area"], mask["polygon"])
         assert row["category"] in ("disc", "bar")
         assert row["detection_model"].startswith("opencv-embedded@")
         assert row["segmentation_model"].startswith("opencv-grabcut@")
-        assert row["classification_model"].startswith("fewshot-hog_color_v1@")
-        assert (row["embedding_version"], row["batch_key"], row["run_id"]) == ("hog_color_v1", chain.key, "run")
+        assert row["classification_model"].startswith(f"fewshot-{version}@")
+        assert (row["embedding_version"], row["batch_key"], row["run_id"]) == (version, chain.key, "run")
     assert outbox_counts(chain.registry)["pending"] == 4
 
 

@@ -186,6 +186,14 @@ def test_an_object_whose_box_was_moved_off_its_mask_is_cut_out_by_its_box(labell
     assert not np.allclose(after[0], before[0], atol=0.1)
 
 
+def test_an_object_that_a_person_corrected_is_an_example_without_being_validated_apart(labelled):
+    validate(labelled, "disc", "bar")
+    bar = standing(labelled, "bar")[-1]["object_id"]
+    edit_object(labelled.registry, bar, "ann", category="disc")
+    examples = find_examples(labelled.project, labelled.registry).validated
+    assert bar in {row["object_id"] for row in examples["disc"]}
+
+
 def test_validated_objects_whose_image_is_gone_are_passed_over(labelled):
     validate(labelled, "disc", "bar", count=2)
     both = load(labelled).vectors["disc"]

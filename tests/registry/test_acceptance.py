@@ -119,3 +119,25 @@ def test_taking_back_one_category_leaves_the_others_and_other_projects(registry,
     assert undo_acceptance(registry, "people") == {}
     assert undo_acceptance(registry, "parts", "bolt") == {"bolt": 1}
     assert accepted(registry) == set(objects)
+
+
+def test_what_a_person_corrected_is_that_persons_and_not_taken_back(registry, objects):
+    accept(registry, rule(0.0))
+    edit_object(registry, objects[0], "Ada", category="bolt")
+    edit_object(registry, objects[1], "Ada", bbox=(61, 0, 50, 50))
+    kept = [get_object(registry, name) for name in objects[:2]]
+    assert {(row["validated_by"], row["validation_rule"]) for row in kept} == {("Ada", None)}
+    assert undo_acceptance(registry, "parts") == {"bolt": 1, "nut": 3}
+    assert [get_object(registry, name) for name in objects[:2]] == kept
+
+
+def test_a_contradiction_is_told_again_when_an_acceptance_is_taken_back_and_made_again(
+    registry, objects, register, label, frame
+):
+    against = label(frame, (241, 0, 50, 50), "bolt", model="m@2")
+    for _ in range(2):
+        accept(registry, rule(0.9))
+        register(against)
+        assert [conflict["object_id"] for conflict in list_conflicts(registry)] == [objects[4]]
+        assert undo_acceptance(registry, "parts")["nut"] == 1
+        assert list_conflicts(registry) == []

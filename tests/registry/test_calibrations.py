@@ -11,8 +11,8 @@ from al_dagster.registry.calibrations import (
 )
 from al_dagster.registry.labelling import register_batch
 from al_dagster.registry.objects import get_object
-from al_dagster.registry.review import validate_objects
-from al_dagster.registry.tables import Calibration
+from al_dagster.registry.review import edit_object, validate_objects
+from al_dagster.registry.tables import Calibration, Object
 
 HALF = Calibrator("isotonic", {"x": [0.0, 1.0], "y": [0.0, 0.5]})
 PLATT = Calibrator("platt", {"slope": 1.5, "intercept": -0.25})
@@ -115,3 +115,41 @@ def test_a_detector_that_lost_its_calibration_is_uncalibrated(registry, register
     assert replace_calibrations(registry, "parts", {}) == 1
     assert figure(registry, made) is None
     assert standing_calibrations(registry, "parts") == {}
+
+
+@pytest.mark.parametrize("correction", [{"category": "bolt"}, {"bbox": (0, 0, 50, 49)}])
+def test_a_corrected_object_has_no_calibrated_confidence_until_the_correction_is_taken_back(
+    registry, register, label, frame, correction
+):
+    replace_calibrations(registry, "parts", {"m@1": fitted(HALF, "a")})
+    made = label(frame, (0, 0, 50, 50))
+    register(made)
+    edit_object(registry, made.object_id, "Ada", is_difficult=True)
+    assert figure(registry, made) == 0.4
+    edit_object(registry, made.object_id, "Ada", **correction)
+    assert figure(registry, made) is None
+    assert replace_calibrations(registry, "parts", {"m@1": fitted(PLATT, "b")}) == 0
+    register(made)
+    assert figure(registry, made) is None
+    edit_object(registry, made.object_id, "Ada", category="nut", bbox=(0, 0, 50, 50))
+    assert figure(registry, made) == float(PLATT.apply(0.8))
+
+
+def test_a_calibration_takes_the_figure_off_an_object_that_was_corrected_before(registry, register, label, frame):
+    made = label(frame, (0, 0, 50, 50))
+    register(made)
+    edit_object(registry, made.object_id, "Ada", category="bolt")
+    with registry.session() as session:
+        session.get_one(Object, made.object_id).calibrated_confidence = 0.7
+    assert replace_calibrations(registry, "parts", {"m@1": fitted(HALF, "a")}) == 1
+    assert figure(registry, made) is None
+
+
+def test_an_edit_from_before_the_machines_label_was_kept_has_no_calibrated_confidence(registry, register, label, frame):
+    made = label(frame, (0, 0, 50, 50))
+    register(made)
+    edit_object(registry, made.object_id, "Ada", is_occluded=True)
+    with registry.session() as session:
+        session.get_one(Object, made.object_id).machine_label = None
+    assert replace_calibrations(registry, "parts", {"m@1": fitted(HALF, "a")}) == 0
+    assert figure(registry, made) is None

@@ -1,7 +1,16 @@
+import numpy as np
 import pytest
 
 from al_dagster.core.errors import UserError
-from al_dagster.registry.embedding_versions import VersionRecord, ensure_version, get_version, list_versions
+from al_dagster.registry.embedding_versions import (
+    VersionRecord,
+    ensure_version,
+    get_version,
+    list_versions,
+    versions_in_use,
+)
+from al_dagster.registry.review import delete_object, edit_object
+from al_dagster.registry.tables import EmbeddingVersion
 
 
 def test_a_version_is_known_once_ensured_and_ensuring_again_changes_nothing(registry):
@@ -36,3 +45,26 @@ def test_an_unknown_version_is_an_error_that_lists_the_known_ones(registry):
     ensure_version(registry, "hog_v1", "opencv-hog", "hog", 8)
     with pytest.raises(UserError, match="'v1' is not in the registry; known: hog_v1"):
         get_version(registry, "v1")
+
+
+def test_the_versions_in_use_are_those_of_active_objects_that_are_not_stale_most_frequent_first(
+    registry, register, label, frame
+):
+    assert versions_in_use(registry) == []
+    with registry.session() as session:
+        for version in ("tiny_v0", "tiny_v2"):
+            session.add(EmbeddingVersion(version_id=version, model_name="tiny", model_type="test", dimension=4))
+    vector = np.eye(4, dtype=np.float32)[0]
+    versions = ("tiny_v0", "tiny_v2", "tiny_v2", "tiny_v1", "tiny_v1", "tiny_v1")
+    labels = [
+        label(frame, (60.0 * place, 0, 50, 50), embedding=vector, embedding_version=version)
+        for place, version in enumerate(versions)
+    ]
+    register(*labels)
+    assert versions_in_use(registry) == ["tiny_v1", "tiny_v2", "tiny_v0"]
+    assert [version.version_id for version in list_versions(registry, "parts--1")] == sorted(set(versions))
+    assert list_versions(registry, "parts--2") == versions_in_use(registry, "people") == []
+    edit_object(registry, labels[0].object_id, "Ada", bbox=(0, 0, 40, 40))
+    for one in labels[3:5]:
+        delete_object(registry, one.object_id, "Ada")
+    assert versions_in_use(registry, "parts") == ["tiny_v2", "tiny_v1"]

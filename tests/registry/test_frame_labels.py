@@ -8,7 +8,6 @@ from al_dagster.registry.frame_labels import (
     count_frames,
     list_frames,
     mark_background,
-    marked_background,
     record_frames,
     unmark_background,
 )
@@ -82,7 +81,6 @@ def test_a_person_may_call_an_unsure_or_failed_frame_background_and_take_it_back
     record_frames(registry, "parts", "b", outcomes)
     mark_background(registry, "parts", [unsure, failed], "ann")
     assert {row["background_by"] for row in list_frames(registry, "parts", "background")} == {"ann"}
-    assert marked_background(registry, "parts", [unsure, failed]) == {unsure, failed}
     record_frames(registry, "parts", "b", outcomes)
     assert (state(registry, unsure), state(registry, failed)) == ("background", "background")
     unmark_background(registry, "parts", [unsure, failed])
@@ -103,10 +101,23 @@ def test_a_frame_with_objects_is_no_background_until_they_are_deleted(registry, 
     assert state(registry, frame) == "objects"
     with pytest.raises(UserError, match=f"frame {frame} has objects"):
         mark_background(registry, "parts", [empty, frame], "ann")
-    assert marked_background(registry, "parts", [empty, frame]) == set()
+    assert list_frames(registry, "parts", "background") == []
     delete_object(registry, one.object_id, "ann")
     mark_background(registry, "parts", [frame], "ann")
     assert state(registry, frame) == "background"
+
+
+def test_labelling_adds_nothing_to_a_frame_that_a_person_called_background(registry, frame_of, label):
+    marked, other = frame_of(), frame_of()
+    mark_background(registry, "parts", [marked], "ann")
+    labels = [label(marked, (1, 2, 30, 40)), label(other, (1, 2, 30, 40))]
+    batch = {"project_id": "parts", "batch_key": "b", "run_id": "r", "frame_ids": [marked, other]}
+    done = register_batch(registry, objects=labels, **batch)
+    assert (done.counts["inserted"], done.counts["suppressed"]) == (1, 1)
+    assert [outcome[0] for outcome in done.outcomes] == [labels[1].object_id]
+    assert state(registry, marked) == "background"
+    unmark_background(registry, "parts", [marked])
+    assert register_batch(registry, objects=labels, **batch).counts["inserted"] == 1
 
 
 @pytest.mark.parametrize("change", [lambda *of: mark_background(*of, "ann"), unmark_background])

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.labelling import register_batch
 from al_dagster.registry.objects import count_objects, get_object, list_objects
-from al_dagster.registry.review import delete_object, edit_object, list_conflicts, validate_objects
-from al_dagster.registry.tables import Category, Conflict, EmbeddingOutbox, Object
+from al_dagster.registry.review import AUTO, delete_object, edit_object, list_conflicts, validate_objects
+from al_dagster.registry.tables import Category, Conflict, EmbeddingOutbox, EmbeddingVersion, Object
 
 BOX = (100.0, 100.0, 50.0, 50.0)
 NEAR = (104.0, 100.0, 50.0, 50.0)
@@ -361,6 +362,125 @@ def test_a_resolved_conflict_is_not_opened_again(registry, register, label, fram
     assert list_conflicts(registry) == []
     with registry.reader() as session:
         assert session.query(Conflict).count() == 1
+
+
+@pytest.mark.parametrize("touch", [person_validates, person_flags, "accepted"])
+def test_another_class_for_a_touched_object_is_a_conflict_though_the_box_did_not_move(
+    registry, register, label, frame, touch
+):
+    made = label(frame, BOX)
+    register(made)
+    if touch == "accepted":
+        with registry.session() as session:
+            session.get_one(Object, made.object_id).is_validated = True
+            session.get_one(Object, made.object_id).validated_by = AUTO
+    else:
+        touch(registry, made.object_id)
+    before = get_object(registry, made.object_id)
+    assert register(label(frame, BOX, "bolt", confidence=0.9)) == ["conflict"]
+    assert get_object(registry, made.object_id) == before
+    (conflict,) = list_conflicts(registry)
+    assert (conflict["object_id"], conflict["category"], conflict["object_category"]) == (made.object_id, "bolt", "nut")
+    assert conflict["iou"] == pytest.approx(1)
+
+
+def test_what_a_person_corrected_is_news_only_when_the_machine_says_a_third_thing(registry, register, label, frame):
+    register(label(frame, BOX))
+    person_renames(registry, label(frame, BOX).object_id)
+    assert register(label(frame, BOX)) == ["kept"]
+    assert register(label(frame, NEAR, model="m@2")) == ["kept"]
+    assert register(label(frame, BOX, "washer")) == ["kept"]
+    assert list_conflicts(registry) == []
+    assert register(label(frame, BOX, "bolt")) == ["conflict"]
+    assert [conflict["category"] for conflict in list_conflicts(registry)] == ["bolt"]
+
+
+def test_what_the_machine_had_said_is_not_taken_for_known_where_it_was_not_kept(registry, register, label, frame):
+    made = label(frame, BOX)
+    register(made)
+    person_renames(registry, made.object_id)
+    with registry.session() as session:
+        session.get_one(Object, made.object_id).machine_label = None
+    assert register(label(frame, BOX, "washer")) == ["kept"]
+    assert register(made) == ["conflict"]
+
+
+def test_what_a_person_corrected_and_then_deleted_does_not_come_back(registry, register, label, frame):
+    made = label(frame, BOX)
+    register(made)
+    person_renames(registry, made.object_id)
+    delete_object(registry, made.object_id, "Ada")
+    for new in (made, label(frame, NEAR, model="m@2"), label(frame, NEAR, "washer", model="m@2")):
+        assert register(new) == ["suppressed"]
+    assert register(label(frame, NEAR, "bolt", model="m@2")) == ["inserted"]
+
+
+def test_each_class_that_contradicts_a_person_at_one_place_is_a_conflict_of_its_own(registry, register, label, frame):
+    made = label(frame, BOX)
+    register(made)
+    person_validates(registry, made.object_id)
+    for category in ("bolt", "washer", "bolt"):
+        register(label(frame, BOX, category))
+        assert [conflict["category"] for conflict in list_conflicts(registry)] == [category]
+
+
+def test_a_conflict_that_the_machine_no_longer_raises_is_withdrawn_and_told_again_if_it_comes_back(
+    registry, register, label, frame, new_frame
+):
+    made, elsewhere = label(frame, BOX), new_frame()
+    register(made)
+    person_validates(registry, made.object_id)
+    against = label(frame, BOX, "bolt")
+    register(against)
+    register(label(elsewhere, BOX), frames=[elsewhere])
+    assert len(list_conflicts(registry)) == 1
+    assert register(made) == ["kept"]
+    assert list_conflicts(registry) == []
+    assert register(against) == ["conflict"]
+    assert len(list_conflicts(registry)) == 1
+    register()
+    assert list_conflicts(registry) == []
+
+
+def test_a_conflict_that_a_person_decided_is_kept_when_the_machine_agrees(registry, register, label, frame):
+    made = label(frame, BOX)
+    register(made)
+    person_validates(registry, made.object_id)
+    register(label(frame, BOX, "bolt"))
+    person_validates(registry, made.object_id)
+    register(made)
+    assert register(label(frame, BOX, "bolt")) == ["conflict"]
+    assert list_conflicts(registry) == []
+    with registry.reader() as session:
+        assert session.query(Conflict).one().resolved_at is not None
+
+
+def test_the_vector_of_an_older_version_leaves_its_store_when_the_new_one_enters(registry, register, label, frame):
+    with registry.session() as session:
+        session.add(EmbeddingVersion(version_id="tiny_v2", model_name="tiny", model_type="test", dimension=4))
+    labels = [label(frame, box, embedding=vector(0), embedding_version="tiny_v1") for box in (BOX, FAR)]
+    register(*labels)
+    person_validates(registry, labels[1].object_id)
+    newer = [replace(one, embedding=vector(1), embedding_version="tiny_v2") for one in labels]
+    register(*newer)
+    register(*newer)
+    with registry.reader() as session:
+        rows = session.query(EmbeddingOutbox).order_by(EmbeddingOutbox.id)
+        queued = [(row.object_id, row.version_id, row.operation) for row in rows]
+    moved, kept = (one.object_id for one in labels)
+    assert queued[2:] == [(moved, "tiny_v2", "upsert"), (moved, "tiny_v1", "delete")]
+    assert get_object(registry, kept)["embedding_version"] == "tiny_v1"
+
+
+@pytest.mark.parametrize("side", [0.0, 0.999, -3.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [2, 3])
+def test_a_label_with_a_box_that_holds_no_pixel_is_refused(register, label, frame, contents, side, place):
+    before = contents()
+    box = list(BOX)
+    box[place] = side
+    with pytest.raises(ValueError, match="its sides must be at least 1 px"):
+        register(replace(label(frame, BOX), bbox=tuple(box)))
+    assert contents() == before
 
 
 @pytest.mark.parametrize("wrong", ["repeated id", "strange frame", "unknown version", "wrong dimension"])

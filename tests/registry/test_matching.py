@@ -18,8 +18,10 @@ boxes = st.tuples(numbers, numbers, st.integers(1, 20).map(float), st.integers(1
 categories = st.sampled_from(["nut", "bolt"])
 
 
-def standing(name, category="nut", box=BOX, detection=None, human=False, deleted=False):
-    return StandingObject(name, detection or name, category, box, human or deleted, deleted)
+def standing(name, category="nut", box=BOX, detection=None, human=False, deleted=False, said="same", at=None):
+    """A standing object; ``said`` and ``at`` are what the machine had said before a person corrected it."""
+    machine = category if said == "same" else said
+    return StandingObject(name, detection or name, category, machine, at or box, box, human or deleted, deleted)
 
 
 def iou(first, second):
@@ -67,7 +69,21 @@ def test_nothing_matches_nothing():
         (NewBox("b", "nut", NEAR), standing("a"), "matched"),
         (NewBox("b", "nut", HALF), standing("a"), "inserted"),
         (NewBox("b", "bolt", NEAR), standing("a"), "inserted"),
-        (NewBox("a", "bolt", FAR), standing("a", human=True), "kept"),
+        (NewBox("a", "nut", BOX), standing("a", human=True), "kept"),
+        (NewBox("a", "nut", FAR), standing("a", human=True), "kept"),
+        (NewBox("a", "bolt", BOX), standing("a", human=True), "conflict"),
+        (NewBox("a", "bolt", FAR), standing("a", human=True), "conflict"),
+        (NewBox("a", "bolt", BOX), standing("z", detection="a", human=True), "conflict"),
+        (NewBox("a", "nut", BOX), standing("a", "washer", human=True, said="nut"), "kept"),
+        (NewBox("a", "washer", BOX), standing("a", "washer", human=True, said="nut"), "kept"),
+        (NewBox("a", "bolt", BOX), standing("a", "washer", human=True, said="nut"), "conflict"),
+        (NewBox("a", "nut", BOX), standing("a", "washer", human=True, said=None), "conflict"),
+        (NewBox("a", "washer", BOX), standing("a", "washer", human=True, said=None), "kept"),
+        (NewBox("b", "nut", NEAR), standing("a", "washer", human=True, said="nut"), "kept"),
+        (NewBox("b", "bolt", NEAR), standing("a", "washer", human=True, said="nut"), "conflict"),
+        (NewBox("b", "nut", HALF), standing("a", "washer", human=True, said="nut"), "inserted"),
+        (NewBox("a", "nut", FAR), standing("a", "washer", human=True, said="nut", at=FAR), "kept"),
+        (NewBox("b", "nut", NEAR), standing("a", "washer", human=True, said="nut", at=FAR), "conflict"),
         (NewBox("b", "nut", NEAR), standing("a", human=True), "kept"),
         (NewBox("b", "nut", HALF), standing("a", human=True), "inserted"),
         (NewBox("b", "bolt", NEAR), standing("a", human=True), "conflict"),
@@ -75,6 +91,9 @@ def test_nothing_matches_nothing():
         (NewBox("a", "bolt", FAR), standing("a", deleted=True), "suppressed"),
         (NewBox("b", "nut", NEAR), standing("a", deleted=True), "suppressed"),
         (NewBox("b", "bolt", NEAR), standing("a", deleted=True), "inserted"),
+        (NewBox("b", "nut", NEAR), standing("a", "washer", deleted=True, said="nut"), "suppressed"),
+        (NewBox("b", "bolt", NEAR), standing("a", "washer", deleted=True, said="nut"), "inserted"),
+        (NewBox("b", "nut", NEAR), standing("a", "washer", deleted=True, said="nut", at=FAR), "inserted"),
     ],
 )
 def test_what_becomes_of_one_box_beside_one_object(new, stands, outcome):
@@ -88,6 +107,7 @@ def test_what_becomes_of_one_box_beside_one_object(new, stands, outcome):
 def test_a_conflict_says_how_much_it_overlaps():
     decision = decide_frame([NewBox("b", "bolt", NEAR)], [standing("a", human=True)])
     assert decision.conflict_ious == {0: pytest.approx(45 / 55)}
+    assert decide_frame([NewBox("a", "bolt", FAR)], [standing("a", human=True)]).conflict_ious == {0: 0}
 
 
 def test_an_id_goes_before_an_overlap():
@@ -115,3 +135,9 @@ def test_agreement_goes_before_contradiction():
     stands = [standing("a", "bolt", human=True), standing("b", "nut", NEAR, human=True)]
     decision = decide_frame([NewBox("c", "nut", BOX), NewBox("d", "nut", BOX)], stands)
     assert (decision.outcomes, decision.conflict_ious) == (["kept", "kept"], {})
+
+
+def test_agreement_goes_before_what_the_machine_said_before():
+    stands = [standing("a", "bolt", human=True, said="nut"), standing("b", "nut", NEAR, human=True)]
+    decision = decide_frame([NewBox("c", "nut", BOX), NewBox("d", "nut", BOX)], stands)
+    assert (decision.outcomes, decision.standing) == (["kept", "kept"], [1, 1])

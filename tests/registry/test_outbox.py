@@ -44,13 +44,13 @@ def vectors(count: int, seed: int = 0) -> np.ndarray:
 def add_objects(registry, count: int, batch_key: str = "parts--1", prefix: str = "obj") -> list[str]:
     ensure_version(registry, VERSION, "opencv-hog-color", "hog", DIMENSION)
     object_ids = [f"{prefix}_{i:04d}" for i in range(count)]
-    box = {"bbox_x": 0, "bbox_y": 0, "bbox_w": 9, "bbox_h": 9}
+    box, made = {"bbox_x": 0, "bbox_y": 0, "bbox_w": 9, "bbox_h": 9}, {"embedding_version": VERSION}
     with registry.session() as session:
         if session.get(Source, "src_1") is None:
             session.execute(insert(Source).values(source_id="src_1", source_type="image", group_key="src_1"))
         session.execute(
             insert(Object),
-            [{"object_id": name, "source_id": "src_1", "batch_key": batch_key, **box} for name in object_ids],
+            [{"object_id": name, "source_id": "src_1", "batch_key": batch_key, **made, **box} for name in object_ids],
         )
     return object_ids
 
@@ -400,3 +400,16 @@ def test_reconcile_killed_at_work_is_made_good_by_the_next(registry, registry_ur
     with ChromaStore(index, VERSION, DIMENSION) as store:
         assert sorted(store.ids()) == names
     assert outbox_counts(registry) == {"pending": 0, "synced": 60, "failed": 0}
+
+
+def test_reconciling_does_not_put_back_the_vector_of_a_stale_object_or_of_an_older_version(registry, index, store):
+    stale, older, sound = add_objects(registry, 3)
+    queue(registry, [stale, older, sound], vectors(3))
+    sync_embeddings(registry, store)
+    with registry.session() as session:
+        session.execute(update(Object).where(Object.object_id == stale).values(is_stale=True))
+        session.execute(update(Object).where(Object.object_id == older).values(embedding_version="another_v1"))
+    report = reconcile(registry, opener(index))
+    assert (report.missing_in_store, report.missing_in_registry) == (0, 2)
+    assert list(store.ids()) == [sound]
+    assert reconcile(registry, opener(index)).repaired == 0

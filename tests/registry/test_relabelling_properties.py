@@ -1,12 +1,19 @@
-"""Whatever is labelled again, in whatever order, human work stays and the same labels twice change nothing."""
+"""Whatever is labelled again, in whatever order, human work stays and the same labels twice change nothing.
+
+Every label that a person's object stands for agrees with it, repeats what was corrected, or is an open or decided
+conflict; and every open conflict is one that the newest labels raise.
+"""
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
 from al_dagster.registry.labelling import register_batch
+from al_dagster.registry.matching import MIN_IOU
 from al_dagster.registry.objects import get_object, list_objects
-from al_dagster.registry.review import delete_object, edit_object, validate_objects
+from al_dagster.registry.review import delete_object, edit_object, list_conflicts, validate_objects
+from al_dagster.registry.tables import Category, Conflict
 
 places = st.sampled_from([0.0, 2.0, 5.0, 8.0, 14.0, 20.0])
 sizes = st.sampled_from([10.0, 12.0, 16.0])
@@ -32,6 +39,20 @@ def touch(registry, object_id, action, place):
         edit_object(registry, object_id, "Ada", bbox=(place, place, 11.0, 11.0))
     else:
         delete_object(registry, object_id, "Ada")
+
+
+def near(first, second):
+    return iou_matrix(xywh_to_xyxy(np.array([first])), xywh_to_xyxy(np.array([second])))[0, 0] >= MIN_IOU
+
+
+def names(registry):
+    with registry.reader() as session:
+        return {row.category_id: row.name for row in session.query(Category)}
+
+
+def recorded(registry):
+    with registry.reader() as session:
+        return {(row.object_id, row.detection_id, row.category) for row in session.query(Conflict)}
 
 
 def is_human(row):
@@ -62,6 +83,24 @@ def test_relabelling_never_changes_human_work_and_again_is_a_no_op(registry, par
         result = register_batch(registry, run_id=f"run-{number}", **batch)
         for object_id, left in human.items():
             assert get_object(registry, object_id) == left
+
+        said = {made.object_id: made.category for made in labels}
+        boxes = {made.object_id: made.bbox for made in labels}
+        raised = set()
+        for detection_id, object_id, outcome in result.outcomes:
+            if object_id not in human or human[object_id]["state"] == "deleted":
+                assert outcome != "kept"
+                continue
+            left = human[object_id]
+            machine = left["machine_label"] or {"category_id": left["category_id"], "bbox": boxes[detection_id]}
+            again = said[detection_id] == names(registry)[machine["category_id"]]
+            agrees = said[detection_id] == left["category"] or (again and near(boxes[detection_id], machine["bbox"]))
+            assert outcome == ("kept" if agrees else "conflict")
+            if not agrees:
+                raised.add((object_id, detection_id, said[detection_id]))
+        assert raised <= recorded(registry)
+        told = {(row["object_id"], row["detection_id"], row["category"]) for row in list_conflicts(registry)}
+        assert {key for key in told if key[0] in human and get_object(registry, key[0])["frame_id"] == frame} <= raised
 
         before = contents()
         again = register_batch(registry, run_id="again", **batch)

@@ -6,7 +6,7 @@ import pytest
 from al_dagster.core.errors import UserError
 from al_dagster.registry.objects import count_objects, get_object, list_objects
 from al_dagster.registry.review import delete_object, edit_object, list_conflicts, validate_objects
-from al_dagster.registry.tables import EmbeddingOutbox
+from al_dagster.registry.tables import EmbeddingOutbox, Frame
 
 BOX = (100.0, 100.0, 50.0, 50.0)
 RING = [[100.0, 100.0, 150.0, 100.0, 150.0, 150.0]]
@@ -15,7 +15,7 @@ RING = [[100.0, 100.0, 150.0, 100.0, 150.0, 150.0]]
 @pytest.fixture
 def found(register, label, frame):
     vector = np.array([1, 0, 0, 0], dtype=np.float32)
-    mask = {"polygon": RING, "mask_path": "a1/b2/a.png", "area": 900.0, "mask_score": 0.9}
+    mask = {"polygon": RING, "mask_path": "a1/b2/a.png", "mask_rle": "x", "area": 900.0, "mask_score": 0.9}
     made = label(frame, BOX, embedding=vector, embedding_version="tiny_v1", **mask)
     register(made)
     return made.object_id
@@ -29,29 +29,74 @@ def test_validating_records_who_and_when(registry, found):
     assert stands["edited_by"] is None
 
 
-def test_editing_changes_only_what_is_given_and_records_who_and_when(registry, found):
+VALIDATION = {"is_validated", "validated_by", "validated_at"}
+EDIT = {"edited_by", "edited_at", "machine_label", "updated_at"}
+MASK = {"polygon", "mask_path", "mask_rle", "area", "mask_score"}
+
+
+def changes(registry, found, **change) -> set[str]:
+    """The columns that an edit changes."""
     before = get_object(registry, found)
-    edit_object(registry, found, "Ada", category="bolt", is_occluded=True)
+    edit_object(registry, found, "Ada", **change)
+    after = get_object(registry, found)
+    return {name for name in before if before[name] != after[name]}
+
+
+def test_editing_changes_only_what_is_given_and_records_who_and_when(registry, found):
+    changed = changes(registry, found, category="bolt", is_occluded=True)
+    assert changed - {"updated_at"} == {"category", "category_id", "is_occluded", *VALIDATION, *EDIT} - {"updated_at"}
     after = get_object(registry, found)
     assert (after["category"], after["is_occluded"], after["edited_by"]) == ("bolt", True, "Ada")
     assert after["edited_at"] is not None
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed <= {
-        *("category", "category_id", "is_occluded", "edited_by", "edited_at", "machine_label", "updated_at"),
-    }
 
 
-def test_a_mask_stays_while_the_new_box_holds_it(registry, found):
+@pytest.mark.parametrize("change", [{"category": "bolt"}, {"bbox": (90, 95, 70, 60)}, {"category": "nut"}])
+def test_saying_which_category_or_box_is_right_is_a_validation(registry, found, change):
+    edit_object(registry, found, "Ada", **change)
+    stands = get_object(registry, found)
+    assert (stands["is_validated"], stands["validated_by"], stands["validation_rule"]) == (True, "Ada", None)
+    assert stands["validated_at"] == stands["edited_at"]
+    assert list_objects(registry, is_validated=True) == [stands]
+
+
+def test_flags_alone_are_no_validation(registry, found):
+    assert changes(registry, found, is_difficult=True) <= {"is_difficult", *EDIT}
+    assert get_object(registry, found)["is_validated"] is False
+
+
+@pytest.mark.parametrize("box", [(90, 95, 70, 60), (300, 95, 70, 60), (100, 100, 50, 50.5)])
+def test_a_new_box_takes_mask_and_vector_off_the_object_until_they_are_made_anew(registry, found, box):
+    changed = changes(registry, found, bbox=box)
+    assert changed >= {*MASK, "is_stale"}
+    stands = get_object(registry, found)
+    assert {stands[name] for name in MASK} == {None}
+    assert stands["is_stale"] is True
+    assert [stands[f"bbox_{side}"] for side in "xywh"] == list(box)
+    with registry.reader() as session:
+        rows = session.query(EmbeddingOutbox).order_by(EmbeddingOutbox.id).all()
+        assert [(row.operation, row.status) for row in rows] == [("upsert", "pending"), ("delete", "pending")]
+
+
+@pytest.mark.parametrize("change", [{"bbox": BOX}, {"category": "bolt"}, {"is_truncated": True}])
+def test_mask_and_vector_stay_where_the_box_stays(registry, found, change):
+    assert not changes(registry, found, **change) & {*MASK, "is_stale", "bbox_x", "bbox_y", "bbox_w", "bbox_h"}
+    with registry.reader() as session:
+        assert session.query(EmbeddingOutbox).count() == 1
+
+
+def test_an_edit_that_leaves_the_box_of_a_stale_object_leaves_it_stale(registry, found):
     edit_object(registry, found, "Ada", bbox=(90, 95, 70, 60))
-    stands = get_object(registry, found)
-    assert [stands[f"bbox_{side}"] for side in "xywh"] == [90, 95, 70, 60]
-    assert (stands["polygon"], stands["mask_path"]) == (RING, "a1/b2/a.png")
+    edit_object(registry, found, "Ada", bbox=(90, 95, 70, 60), category="bolt")
+    assert get_object(registry, found)["is_stale"] is True
 
 
-def test_a_mask_that_reaches_out_of_the_new_box_is_taken_off(registry, found):
-    edit_object(registry, found, "Ada", bbox=(300, 95, 70, 60))
-    stands = get_object(registry, found)
-    assert {stands[name] for name in ("polygon", "mask_path", "area", "mask_score")} == {None}
+def test_a_box_is_held_by_its_frame_where_that_has_a_size_of_its_own(registry, found, frame):
+    with registry.session() as session:
+        stands = session.get_one(Frame, frame)
+        stands.width, stands.height = 200, 800
+    with pytest.raises(UserError, match="does not lie inside its 200×800 image"):
+        edit_object(registry, found, "Ada", bbox=(150, 100, 60, 50))
+    edit_object(registry, found, "Ada", bbox=(100, 700, 60, 50))
 
 
 def test_a_deleted_object_keeps_its_row_and_leaves_the_vector_store(registry, found):
@@ -83,8 +128,14 @@ def test_a_class_of_the_project_that_is_no_category_yet_becomes_one(registry, fo
         ({"bbox": (600, 0, 41, 10)}, "does not lie inside its 640×480 image"),
         ({"bbox": (0, 440, 10, 41)}, "does not lie inside its 640×480 image"),
         ({"bbox": (-1, 0, 10, 10)}, "does not lie inside"),
-        ({"bbox": (0, 0, 0, 10)}, "does not lie inside"),
-        ({"bbox": (0, 0, float("nan"), 10)}, "does not lie inside"),
+        ({"bbox": (0, 0, 0, 10)}, "is less than 1 pixel wide or high"),
+        ({"bbox": (20, 20, 0.00009, 30)}, "is less than 1 pixel wide or high"),
+        ({"bbox": (20, 20, 30, 0.999)}, "is less than 1 pixel wide or high"),
+        ({"bbox": (20, 20, -5, 30)}, "is less than 1 pixel wide or high"),
+        ({"bbox": (0, 0, float("nan"), 10)}, "is not four finite numbers"),
+        ({"bbox": (float("nan"), 0, 10, 10)}, "is not four finite numbers"),
+        ({"bbox": (0, 0, float("inf"), 10)}, "is not four finite numbers"),
+        ({"bbox": (float("-inf"), 0, 10, 10)}, "is not four finite numbers"),
         ({}, "give what to change"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from al_dagster.core.calibrator import Calibrator
-from al_dagster.registry.acceptance import AcceptanceRule, accept
+from al_dagster.registry.acceptance import AcceptanceRule, accept, undo_acceptance
 from al_dagster.registry.calibrations import NewCalibration, calibration_id, replace_calibrations
 from al_dagster.registry.objects import get_object
 from al_dagster.registry.review import delete_object, edit_object, validate_objects
@@ -80,14 +80,23 @@ def test_a_correction_that_is_taken_back_was_none(registry, found):
     edit_object(registry, found, "Ada", category="bolt")
     assert outcome(registry) is False
     edit_object(registry, found, "Ada", category="nut")
-    assert outcome(registry) is None
-    validate_objects(registry, [found], "Ada")
     assert outcome(registry) is True
 
 
-def test_a_flag_or_a_small_move_alone_judges_nothing(registry, found):
-    edit_object(registry, found, "Ada", is_occluded=True, bbox=(102, 100, 50, 50))
+def test_a_flag_alone_judges_nothing(registry, found):
+    edit_object(registry, found, "Ada", is_occluded=True)
     assert outcome(registry) is None
+
+
+def test_a_small_move_says_that_the_machine_was_right(registry, found):
+    edit_object(registry, found, "Ada", bbox=(102, 100, 50, 50))
+    assert outcome(registry) is True
+
+
+def test_a_correction_is_a_review_without_a_validation_of_its_own(registry, found):
+    edit_object(registry, found, "Ada", category="bolt")
+    (review,) = list_reviews(registry, "parts")
+    assert (review.category, review.correct) == ("nut", False)
 
 
 def test_what_a_rule_validated_is_no_review_until_a_person_judges_it(registry, accepted):
@@ -100,16 +109,13 @@ def test_what_a_rule_validated_is_no_review_until_a_person_judges_it(registry, a
     assert (stands["validated_by"], stands["validation_rule"]) == ("Ada", None)
 
 
-def test_correcting_what_a_rule_validated_ends_that_validation_and_is_a_review(registry, accepted):
+def test_correcting_what_a_rule_validated_makes_it_the_persons_and_is_a_review(registry, accepted):
     edit_object(registry, accepted, "Ada", category="bolt")
     stands = get_object(registry, accepted)
-    assert [stands[name] for name in ("is_validated", "validated_by", "validated_at", "validation_rule")] == [
-        False,
-        None,
-        None,
-        None,
-    ]
+    assert [stands[name] for name in ("is_validated", "validated_by", "validation_rule")] == [True, "Ada", None]
     assert outcome(registry) is False
+    assert undo_acceptance(registry, "parts") == {}
+    assert get_object(registry, accepted) == stands
 
 
 def test_an_edit_from_before_the_machines_label_was_kept_is_no_review_but_a_deletion_is(registry, found):

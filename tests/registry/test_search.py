@@ -224,3 +224,16 @@ def test_a_registered_batch_is_found_after_its_embeddings_are_synced(registry, s
     register_batch(registry, objects=labels[:10], **batch)
     assert sync_embeddings(registry, store, batch_key="parts--1").synced == 10
     assert sorted(store.ids()) == [name(i) for i in range(10)]
+
+
+def test_stale_objects_are_not_found_and_cannot_be_searched_by(registry, store, vectors):
+    with registry.session() as session:
+        session.execute(update(Object).where(Object.object_id.in_([name(0), name(1)])).values(is_stale=True))
+    for conditions in ({}, {"category": "nut"}, {"project": "parts"}):
+        found = {
+            hit.object["object_id"] for hit in search_vectors(registry, store, vectors[0], top_k=COUNT, **conditions)
+        }
+        assert found
+        assert not found & {name(0), name(1)}
+    with pytest.raises(UserError, match="obj_0000 was moved by a person and its vector is not made anew yet: run"):
+        search_object(registry, store, name(0))

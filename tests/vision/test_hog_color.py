@@ -41,6 +41,13 @@ def test_each_group_of_features_has_its_share_of_a_vector():
     assert lengths == pytest.approx(np.array(list(WEIGHTS.values())) / np.linalg.norm(list(WEIGHTS.values())), abs=1e-5)
 
 
+def test_the_embedding_version_is_another_for_each_revision():
+    first, same, other = HogColorEmbedder(), HogColorEmbedder(cv2.__version__), HogColorEmbedder("4.0.0")
+    assert (first.version_id, first.revision) == (same.version_id, same.revision)
+    assert first.revision != other.revision
+    assert {each.version_id for each in (first, other)} == {f"hog_color_{each.revision}" for each in (first, other)}
+
+
 def test_no_crops_give_no_vectors():
     embedder = HogColorEmbedder()
     assert embedder.embed([]).shape == (0, embedder.dimension)

@@ -145,7 +145,7 @@ def test_without_the_foundation_extra_the_sentence_says_how_to_install_it(machin
     with pytest.raises(UserError, match=r"the 'foundation' extra: pip install 'al_dagster\[foundation\]'"):
         build_models("embedded", ModelsConfig(embedder="dinov2-small"), PROPOSALS, machine)
     with build_models("embedded", ModelsConfig(), PROPOSALS, machine) as models:
-        assert models.embedder.version_id == HogColorEmbedder.version_id
+        assert models.embedder.version_id == HogColorEmbedder().version_id
 
 
 def test_the_yolo_detector_needs_weights(machine):
@@ -210,12 +210,12 @@ def test_proposals_and_named_classes_each_go_to_the_detector_for_them(trained):
     assert alone.detector.model_id == OpenCvDetector.model_id
 
 
-def test_an_embedding_version_is_the_catalogue_s_for_its_commit_and_its_own_for_other_weights(tmp_path):
+def test_an_embedding_version_is_another_for_each_content_of_the_weights(tmp_path):
     card = CATALOG["dinov2-base"]
     listed = Weights(card.name, tmp_path, "0123456789ab", card.commit, 1)
-    assert embedding_version(listed) == "dinov2_base_v1"
+    assert embedding_version(listed) == "dinov2_base_v1_012345"
     assert embedding_version(replace(listed, commit="f" * 40)) == "dinov2_base_v1_012345"
-    assert embedding_version(replace(listed, commit=None, revision="ba9876543210")) == "dinov2_base_v1_ba9876"
+    assert embedding_version(replace(listed, revision="ba9876543210")) == "dinov2_base_v1_ba9876"
 
 
 def test_a_project_may_put_one_model_in_the_place_of_the_profile_s(tabletop, disc_and_bar, machine, with_dinov2):
@@ -232,9 +232,10 @@ def test_a_project_may_put_one_model_in_the_place_of_the_profile_s(tabletop, dis
 
 
 def test_the_models_of_an_embedding_version_are_found_by_what_is_installed(machine, with_dinov2):
-    embedded = build_embedding_models(HogColorEmbedder.version_id, machine)
+    embedded = build_embedding_models(HogColorEmbedder().version_id, machine)
     assert embedded is not None
-    assert embedded.embedder.version_id == HogColorEmbedder.version_id
+    assert embedded.embedder.version_id == HogColorEmbedder().version_id
+    assert build_embedding_models(HogColorEmbedder("4.0.0").version_id, machine) is None
     assert build_embedding_models("dinov2_small_v1", machine) is None
     machine = replace(machine, models_dir=with_dinov2)
     assert build_embedding_models("dinov2_small_v1", machine) is None
