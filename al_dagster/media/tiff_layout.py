@@ -20,7 +20,12 @@ LOSSLESS = frozenset({RAW, 5, 8, 32946, 32773, 34925, 50000})
 DECODED = frozenset({2, 3, 4, OLD_JPEG, JPEG})
 """Fax and JPEG, which decode to pixels of 1 or 8 bits."""
 
+FAR = 2**62
+"""A place beyond the end of every file, which the operating system still accepts as one."""
+
 _REDUCED, _MASK = 1, 4
+_MOST_BITS = 8 * 64
+"""Of a pixel: twice those of RGB with alpha in numbers of 64 bits. The limit of pixels is one of memory with it."""
 
 
 class Tag(IntEnum):
@@ -174,7 +179,7 @@ def read_directory(file: BinaryIO, offset: int) -> dict[int, Any]:
     file.seek(0)
     header = file.read(16)
     big = byte_order(header)[1]
-    file.seek(offset)
+    file.seek(min(offset, FAR))
     # Pillow warns of damaged tags and leaves them out; what is missing then is told by a sentence.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -265,7 +270,7 @@ def page_layout(file: BinaryIO, tags: dict[int, Any], max_pixels: int) -> Layout
         block_width, block_height = (whole_number(tags, tag, 0) for tag in (Tag.TILE_WIDTH, Tag.TILE_HEIGHT))
     else:
         block_width, block_height = width, min(height, whole_number(tags, Tag.ROWS_PER_STRIP, height))
-    if min(block_width, block_height, channels) < 1 or channels > 1000:
+    if min(block_width, block_height, channels) < 1:
         raise UnreadableFileError(damaged("its tags contradict each other"))
     require_size(-(-width // block_width) * block_width, -(-height // block_height) * block_height, 4 * max_pixels)
     offsets = many(tags, Tag.TILE_OFFSETS if tiled and Tag.TILE_OFFSETS in tags else Tag.STRIP_OFFSETS)
@@ -277,13 +282,16 @@ def page_layout(file: BinaryIO, tags: dict[int, Any], max_pixels: int) -> Layout
         sizes = tuple(max(0, end - offset) for offset in offsets)
     if max(len(offsets), 1) > 1 and sum(sizes) > 2 * end:
         raise UnreadableFileError(damaged("its strips are larger than the file"))
+    bits = _same(many(tags, Tag.BITS) or (1,), "bits a sample")
+    if channels * bits > _MOST_BITS:
+        raise UnreadableFileError(f"is a TIFF file of {channels} channels of {bits} bits, which is no picture")
     return Layout(
         tags=tags,
         order=order,
         width=width,
         height=height,
         channels=channels,
-        bits=_same(many(tags, Tag.BITS) or (1,), "bits a sample"),
+        bits=bits,
         sample_format=_same(many(tags, Tag.SAMPLE_FORMAT) or (SampleFormat.UNSIGNED,), "sample formats"),
         compression=compression,
         photometric=_photometric(tags, channels, compression),

@@ -13,6 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.media.pixels import Image
 from al_dagster.media.tiff_layout import (
+    FAR,
     OLD_JPEG,
     RAW,
     Layout,
@@ -194,8 +195,8 @@ def _blocks(
 def _read(file: BinaryIO, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
     found = []
     for offset, size in zip(offsets, sizes, strict=True):
-        file.seek(offset)
-        found.append(file.read(size))
+        file.seek(min(offset, FAR))
+        found.append(file.read(min(size, FAR)))
     return found
 
 
