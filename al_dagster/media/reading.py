@@ -21,7 +21,8 @@ from al_dagster.media.capture import capture_time, exif_tags
 from al_dagster.media.pixels import Image, opaque_rgb, orientation, require_size, upright
 from al_dagster.media.png import rgb_of_png
 from al_dagster.media.pnm import is_netpbm, read_netpbm
-from al_dagster.media.tiff import is_tiff, page_offset, page_offsets, read_page
+from al_dagster.media.tiff import read_page
+from al_dagster.media.tiff_layout import is_tiff, page_offset, page_offsets
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF")
 """The formats that Pillow reads. It knows more, some of which start other programs or have no signature; for TIFF and

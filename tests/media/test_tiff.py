@@ -386,6 +386,7 @@ def test_ycbcr_of_the_range_of_video_becomes_rgb():
         (Page(ramp(3), 8, 32845), "the photometric interpretation 32845"),
         (Page(ramp(), 24, 1, FLOAT), "samples of 24 bits"),
         (Page(ramp(), 48, 1), "samples of 48 bits"),
+        (Page(ramp(), 8, 1, tags={277: ("H", [900])}), "900 channels of 8 bits, which is no picture"),
         (Page(ramp(), 8, 3), "its palette does not fit its samples"),
         (Page(ramp(), 8, 2), "1 channels where its colours need 3"),
         (Page(ramp(), 12, 1, compression=DEFLATE, predictor=2), "predictor 2 over 12 bits"),
