@@ -49,11 +49,11 @@ def register_batch(
 ) -> Registration:
     """Register the labels of a batch: all of them or, if anything raises, none.
 
-    An object that a person validated, edited or deleted stays as the person left it. Other objects follow the new
-    labels and keep their ids; those that the new labels no longer contain are superseded. A label that contradicts an
-    object that a person touched is recorded as a conflict, once; an open conflict that the new labels no longer raise
-    is withdrawn. To a frame that a person marked as background nothing is added. The confidence of detectors that are calibrated for the project is calibrated. Running it again with
-    the same labels writes nothing.
+    An object that a person validated, edited or deleted stays as the person left it, and to a frame that a person
+    marked as background nothing is added. Other objects follow the new labels and keep their ids; those that the new
+    labels no longer contain are superseded. A label that contradicts an object that a person touched is recorded as a
+    conflict, once; an open conflict that the new labels no longer raise is withdrawn. The confidence of detectors that
+    are calibrated for the project is calibrated. Running it again with the same labels writes nothing.
 
     Args:
         registry: the registry.
@@ -70,7 +70,7 @@ def register_batch(
     by_frame = _by_frame(frame_ids, objects)
     with registry.session() as session:
         empty = marked_background(session, project_id, frame_ids)
-        by_frame |= dict.fromkeys(empty, [])
+        by_frame |= {frame_id: [] for frame_id in empty}
         rows = _standing_rows(session, project_id, list(by_frame))
         names = {row.category_id: row.name for row in session.execute(select(Category.category_id, Category.name))}
         plan = _plan(by_frame, rows, names)

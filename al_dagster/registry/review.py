@@ -153,6 +153,11 @@ def list_conflicts(registry: Registry, project: str | None = None) -> list[dict[
 
 
 def person(by: str) -> datetime:
+    """Check the name of the person who makes a change, and give the time of the change in UTC.
+
+    Raises:
+        UserError: it is empty, or the word for automatic acceptance.
+    """
     if not by.strip():
         raise UserError("a change needs the name of the person who makes it")
     if by.strip() == AUTO:
