@@ -145,7 +145,8 @@ def test_any_file_that_holds_the_content_serves(chain, refresh, discs, tmp_path)
     path.rename(other)
     with chain.registry.session() as session:
         values = {"batch_key": chain.key, "project_id": "shapes", "source_id": discs[0]["source_id"]}
-        session.add(BatchFile(file_path=str(other), size_bytes=1, mtime_ns=1, status="duplicate", **values))
+        size = other.stat().st_size
+        session.add(BatchFile(file_path=str(other), size_bytes=size, mtime_ns=1, status="duplicate", **values))
     assert refresh().refreshed == 1
 
 
