@@ -13,11 +13,17 @@ _STEPS = 2
 _RIDGE = 1e-2
 _NOISE, _CLEAR = 1.0, 3.0  # grey levels after the blur: what noise leaves, and where there is surely more than noise
 _MAX_UNEXPLAINED = 0.5
-_MIN_TEXTURE = 0.55
+_MIN_TEXTURE, _EDGE_LEVELS = 0.55, 2.0  # share of a picture's cells, and grey levels by which they differ from the next
 _MAX_REMAINING = 0.7
 _MAX_STILL = 1.5
 
 _Floats = NDArray[np.float32]
+
+
+def is_textured(grey: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """For each picture (n, 1024), whether most of it is not blank, so that it moves as a whole only with the camera."""
+    slope_y, slope_x = np.gradient(_blurred(grey), axis=(1, 2))
+    return _mostly_edges(np.hypot(slope_x, slope_y).reshape(len(grey), SIDE * SIDE))
 
 
 def shifted_difference(first: _Floats, second: _Floats) -> _Floats:
@@ -77,9 +83,13 @@ def _explained(before: _Floats, after: _Floats, down: NDArray[np.int64], right: 
     travel = np.hypot(columns - x - _EDGE, rows - y - _EDGE).max(axis=(1, 2), initial=0)
     moving = np.minimum(1, 2 * travel)[:, None]
     unexplained = residual / (_NOISE + moving * (edges + _CLEAR - _NOISE))
-    textured = (edges > 2).mean(axis=1) >= _MIN_TEXTURE
-    explained: NDArray[np.bool_] = textured & (unexplained.max(axis=1) <= _MAX_UNEXPLAINED)
+    explained: NDArray[np.bool_] = _mostly_edges(edges) & (unexplained.max(axis=1) <= _MAX_UNEXPLAINED)
     return explained
+
+
+def _mostly_edges(edges: _Floats) -> NDArray[np.bool_]:
+    textured: NDArray[np.bool_] = (edges > _EDGE_LEVELS).mean(axis=1) >= _MIN_TEXTURE
+    return textured
 
 
 def _blurred(pictures: NDArray[np.generic]) -> _Floats:
