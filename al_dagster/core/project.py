@@ -96,6 +96,65 @@ class ModelsConfig(BaseModel):
         return self
 
 
+class GroupingConfig(BaseModel):
+    """Which files belong together, so that all of them are in one split of a dataset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    by: Literal["content", "folder", "pattern", "time", "column"] = Field(
+        "content",
+        description="What says which files belong together; of files that it does not cover, near-duplicates.",
+    )
+    pattern: str | None = Field(
+        None,
+        description="By pattern: file names as '{sequence}_{n}', where {n} is any number; what stands "
+        "for {sequence} is the group, within its folder.",
+    )
+    gap_seconds: float | None = Field(
+        None, gt=0, description="By time: photos taken at most so many seconds after another belong with it; default 5."
+    )
+    column: Path | None = Field(
+        None, description="By column: a CSV file with the columns 'file' and 'group'; paths are relative to its folder."
+    )
+    recordings: bool = Field(
+        True,
+        description="Whether numbered files that look like one recording, as a video's frames do, are recognised.",
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_has_a_sequence(cls, value: str | None) -> str | None:
+        if value is not None:
+            sequence_pattern(value)
+        return value
+
+    @model_validator(mode="after")
+    def _keys_are_used(self) -> Self:
+        for key, rule in (("pattern", "pattern"), ("gap_seconds", "time"), ("column", "column")):
+            if getattr(self, key) is not None and self.by != rule:
+                raise ValueError(f"{key} is for 'by: {rule}' alone, and it is 'by: {self.by}'")
+        for key, example in (("pattern", "'{sequence}_{n}'"), ("column", "groups.csv")):
+            if self.by == key and getattr(self, key) is None:
+                raise ValueError(f"'by: {key}' needs the key {key} too, such as {key}: {example}")
+        return self
+
+
+def sequence_pattern(pattern: str) -> re.Pattern[str]:
+    """The expression that a pattern of file names such as ``{sequence}_{n}`` stands for, with the group ``sequence``.
+
+    Raises:
+        ValueError: it does not hold {sequence} once, or braces hold anything but sequence and n.
+    """
+    parts = re.split(r"(\{[^{}]*\})", pattern)
+    if parts.count("{sequence}") != 1:
+        raise ValueError(f"{pattern!r} must hold {{sequence}} once, as '{{sequence}}_{{n}}' does")
+    expressions = {"{sequence}": "(?P<sequence>.+)", "{n}": r"\d+"}
+    unknown = [part for part in parts if part not in expressions and ("{" in part or "}" in part)]
+    if unknown:
+        raise ValueError(f"{pattern!r} holds {unknown[0]!r}: only {{sequence}} and {{n}} stand for something")
+    return re.compile("".join(expressions.get(part) or re.escape(part) for part in parts))
+
+
 class ProjectConfig(BaseModel):
     """What a project labels, and with what.
 
@@ -120,6 +179,7 @@ class ProjectConfig(BaseModel):
     )
     detection: DetectionConfig = DetectionConfig()
     classification: ClassificationConfig = ClassificationConfig()
+    grouping: GroupingConfig = GroupingConfig()
 
     @field_validator("classes", "validated_examples", mode="before")
     @classmethod
@@ -173,6 +233,9 @@ def load_project(path: Path) -> ProjectConfig:
     if config.models.weights:
         weights = anchored_weights(config.models.weights, path.parent)
         changed["models"] = config.models.model_copy(update={"weights": weights})
+    if config.grouping.column:
+        column = (path.parent / config.grouping.column).absolute()
+        changed["grouping"] = config.grouping.model_copy(update={"column": column})
     return config.model_copy(update=changed)
 
 

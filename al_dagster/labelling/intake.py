@@ -39,10 +39,10 @@ def take_inbox(registry: Registry, inbox: Path, *, batch_size: int, settle_secon
             continue
         try:
             config = load_project(path)
+            save_project(registry, config)
         except UserError as error:
             problems.append(str(error))
             continue
-        save_project(registry, config)
         _claim(
             registry,
             config,

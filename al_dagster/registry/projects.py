@@ -5,11 +5,18 @@ from sqlalchemy import select
 from al_dagster.core.errors import UserError
 from al_dagster.core.project import ProjectConfig
 from al_dagster.registry.database import Registry
+from al_dagster.registry.source_groups import grouping_of, regroup_in
 from al_dagster.registry.tables import Project
 
 
 def save_project(registry: Registry, config: ProjectConfig) -> None:
-    """Keep a project's configuration; it replaces the one that stands under the same name."""
+    """Keep a project's configuration; it replaces the one that stands under the same name.
+
+    If it groups the files otherwise than before, the groups of the project are made anew.
+
+    Raises:
+        UserError: the project's table of groups cannot be read; nothing is changed.
+    """
     values = {
         "name": config.name,
         "description": config.description,
@@ -18,12 +25,15 @@ def save_project(registry: Registry, config: ProjectConfig) -> None:
         "config": config.model_dump(mode="json"),
     }
     with registry.session() as session:
+        before = grouping_of(session, config.name)
         project = session.get(Project, config.name)
         if project is None:
             project = Project(project_id=config.name)
             session.add(project)
         for column, value in values.items():
             setattr(project, column, value)
+        if config.grouping != before:
+            regroup_in(session, config.name, config.grouping)
 
 
 def get_project(registry: Registry, name: str) -> ProjectConfig:

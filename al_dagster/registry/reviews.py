@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, func, or_, select
 
 from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
 from al_dagster.registry.database import Registry
 from al_dagster.registry.labels import BOX
 from al_dagster.registry.matching import MIN_IOU
 from al_dagster.registry.review import AUTO
-from al_dagster.registry.tables import Category, Object, Source
+from al_dagster.registry.tables import Category, Object, Source, SourceGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Review:
 
     Attributes:
         object_id: the object.
-        group_key: shared by the objects of one source and its near-duplicates.
+        group_key: shared by the objects of all sources of one group of the project.
         detection_model: id and revision of the detector that found it.
         category: what the machine took it for.
         confidence: the detector's, raw, 0–1.
@@ -46,13 +46,18 @@ def list_reviews(registry: Registry, project_id: str) -> list[Review]:
     machine had said.
     """
     machines = Object.machine_label
+    group_key = func.coalesce(SourceGroup.group_key, Source.group_key).label("group_key")
     query = (
         select(
-            *(Object.object_id, Source.group_key, Object.detection_model, Object.category_id, Object.confidence),
+            *(Object.object_id, group_key, Object.detection_model, Object.category_id, Object.confidence),
             *(Object.state, Object.is_validated, Object.validated_by, Object.edited_at, machines),
             *(getattr(Object, side) for side in BOX),
         )
         .join(Source, Source.source_id == Object.source_id)
+        .outerjoin(
+            SourceGroup,
+            and_(SourceGroup.source_id == Object.source_id, SourceGroup.project_id == Object.project_id),
+        )
         .where(
             Object.project_id == project_id,
             Object.detection_model.is_not(None),

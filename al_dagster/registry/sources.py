@@ -12,6 +12,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.registry.base import bulk_insert, chunked
 from al_dagster.registry.database import Registry
 from al_dagster.registry.grouping import GroupIndex
+from al_dagster.registry.source_groups import group_batch
 from al_dagster.registry.tables import Batch, BatchFile, Frame, Source
 
 COPIED = (
@@ -25,6 +26,10 @@ COPIED = (
     "sha256",
     "perceptual_hash",
 )
+LATER = ("captured_at", "thumbnail")
+"""Columns that sources registered by older versions lack."""
+
+FRAME_SIZE = ("width", "height")
 
 
 def register_sources(
@@ -33,8 +38,9 @@ def register_sources(
     """Register the inspected files of a batch in one transaction; running it again changes nothing.
 
     The same bytes are one source. A file whose bytes stand earlier in the batch, or are ready in another batch of the
-    project, becomes a duplicate whose reason names that file. A new source joins the group of the nearest source
-    registered before it, if there is one within ``duplicate_distance`` bits, and never leaves its group.
+    project, becomes a duplicate whose reason names that file. A new source joins the cluster of the nearest source
+    registered before it, if there is one within ``duplicate_distance`` bits, and never leaves it; in the project it
+    gets its group (``registry.source_groups``).
 
     Args:
         registry: the registry.
@@ -46,7 +52,7 @@ def register_sources(
         The rows in order, with their final status and reason.
 
     Raises:
-        UserError: there is no such batch.
+        UserError: there is no such batch, or the project's table of groups cannot be read.
         ValueError: a row's file is not in the batch.
     """
     with registry.session() as session:
@@ -63,6 +69,7 @@ def register_sources(
                 .where(BatchFile.batch_key == batch_key, BatchFile.file_path == row["file_path"])
                 .values(status=row["status"], reason=row["reason"], source_id=registered)
             )
+        group_batch(session, batch.project_id, batch_key)
     return final
 
 
@@ -73,7 +80,12 @@ def register_frames(registry: Registry, rows: Sequence[Mapping[str, Any]]) -> No
         for chunk in chunked(list(wanted)):
             known = set(session.scalars(select(Frame.frame_id).where(Frame.frame_id.in_(chunk))))
             columns = ("frame_id", "source_id", "frame_idx", "timestamp_ms")
-            new = [{column: wanted[key][column] for column in columns} for key in chunk if key not in known]
+            new = [
+                {column: wanted[key][column] for column in columns}
+                | {column: wanted[key].get(column) for column in FRAME_SIZE}
+                for key in chunk
+                if key not in known
+            ]
             bulk_insert(session, Frame, new)
 
 
@@ -167,14 +179,24 @@ def _register(session: Session, rows: Sequence[Mapping[str, Any]], duplicate_dis
         if row["source_id"] in standing and _has_moved(standing[row["source_id"]], row["file_path"]):
             moved = update(Source).where(Source.source_id == row["source_id"])
             session.execute(moved.values(file_path=row["file_path"], file_name=Path(row["file_path"]).name))
+        if row["source_id"] in standing:
+            _fill(session, row)
     new = [row for row in rows if row["status"] == "ready" and row["source_id"] not in standing]
     groups = _group_keys(session, new, duplicate_distance)
     bulk_insert(session, Source, [_source_columns(row, group) for row, group in zip(new, groups, strict=True)])
 
 
+def _fill(session: Session, row: Mapping[str, Any]) -> None:
+    for name in LATER:
+        if row.get(name) is not None:
+            lacking = update(Source).where(Source.source_id == row["source_id"], getattr(Source, name).is_(None))
+            session.execute(lacking.values({name: row[name]}))
+
+
 def _source_columns(row: Mapping[str, Any], group_key: str) -> dict[str, Any]:
     return {
         **{column: row[column] for column in COPIED},
+        **{column: row.get(column) for column in LATER},
         "file_name": Path(row["file_path"]).name,
         "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
         "group_key": group_key,

@@ -43,6 +43,14 @@ def test_a_whole_file_is_read(written):
     assert ProjectConfig.model_validate_json(config.model_dump_json()) == config
 
 
+def test_a_table_of_groups_is_anchored_at_the_file_and_survives_the_registry(written):
+    path = written("classes: [nut]\ngrouping: {by: column, column: groups.csv, recordings: false}")
+    grouping = load_project(path).grouping
+    assert (grouping.by, grouping.column, grouping.recordings) == ("column", path.parent / "groups.csv", False)
+    config = load_project(path)
+    assert ProjectConfig.model_validate_json(config.model_dump_json()) == config
+
+
 def test_an_absolute_support_folder_stays(written, tmp_path):
     assert load_project(written(f"classes: [nut]\nsupport: {tmp_path}/x")).support == tmp_path / "x"
 
@@ -92,6 +100,23 @@ def test_empty_and_repeated_classes_are_dropped_and_the_order_kept(given, kept):
             "unknown key 'prompts.a.synonym'; the keys are synonyms, negatives",
         ),
         ("classes: [a]\nprompts: {b: {}}", "prompts: 'b' is not among the classes (a)"),
+        (
+            "classes: [a]\ngrouping: {by: pattern}",
+            "grouping: 'by: pattern' needs the key pattern too, such as pattern: ",
+        ),
+        ("classes: [a]\ngrouping: {by: column}", "grouping: 'by: column' needs the key column too"),
+        ("classes: [a]\ngrouping: {pattern: '{sequence}'}", "grouping: pattern is for 'by: pattern' alone, and it is"),
+        ("classes: [a]\ngrouping: {by: folder, gap_seconds: 5}", "grouping: gap_seconds is for 'by: time' alone"),
+        ("classes: [a]\ngrouping: {by: time, gap_seconds: 0}", "grouping.gap_seconds: Input should be greater than 0"),
+        ("classes: [a]\ngrouping: {by: pattern, pattern: '{n}'}", "grouping.pattern: '{n}' must hold {sequence} once"),
+        (
+            "classes: [a]\ngrouping: {by: pattern, pattern: '{sequence}_{x}'}",
+            "grouping.pattern: '{sequence}_{x}' holds '{x}': only {sequence} and {n} stand for something",
+        ),
+        (
+            "classes: [a]\ngrouping: {by: name}",
+            "grouping.by: Input should be 'content', 'folder', 'pattern', 'time' or",
+        ),
         ("classes: [a]\nvalidated_examples: b", "validated_examples: 'b' is not among the classes (a)"),
         ("classes: [a]\nname: a--b", "name: 'a--b' cannot name a project: use up to 64 letters"),
         ("classes: [a\nname: b", "is not valid YAML in line 2"),

@@ -102,6 +102,15 @@ def test_a_wrong_project_file_is_a_problem_of_its_project_alone(registry, home, 
     assert "\n" not in problem
 
 
+def test_a_table_of_groups_that_is_missing_is_a_problem_of_its_project_alone(registry, home, fill_inbox):
+    fill_inbox("wrong", grouping={"by": "column", "column": "groups.csv"})
+    fill_inbox("right")
+    intake = take(registry, home)
+    assert [key.partition("--")[0] for key in intake.unfinished] == ["right"]
+    (problem,) = intake.problems
+    assert problem.endswith("wrong/groups.csv: the table of groups cannot be read: No such file or directory")
+
+
 def test_a_folder_without_a_project_file_is_a_problem_that_says_what_to_do(registry, home):
     home.pictures(1, "inbox/bare")
     intake = take(registry, home)

@@ -9,6 +9,7 @@ from al_dagster.registry.calibrations import NewCalibration, calibration_id, rep
 from al_dagster.registry.objects import get_object
 from al_dagster.registry.review import delete_object, edit_object, validate_objects
 from al_dagster.registry.reviews import list_reviews
+from al_dagster.registry.tables import SourceGroup
 
 BOX = (100.0, 100.0, 50.0, 50.0)
 
@@ -47,6 +48,18 @@ def test_a_review_says_what_the_machine_said(registry, found):
     assert (review.confidence, review.correct) == (0.7, True)
     assert review.group_key == get_object(registry, found)["source_id"]
     assert list_reviews(registry, "people") == []
+
+
+def test_a_review_is_of_the_group_that_its_source_has_in_the_project(registry, found):
+    validate_objects(registry, [found], "Ada")
+    source = get_object(registry, found)["source_id"]
+    groups = {"parts": "recording:src_first", "people": "folder:/in"}
+    with registry.session() as session:
+        session.add_all(
+            SourceGroup(project_id=project, source_id=source, group_key=key, rule="x")
+            for project, key in groups.items()
+        )
+    assert [review.group_key for review in list_reviews(registry, "parts")] == ["recording:src_first"]
 
 
 def test_a_deleted_object_was_wrong_also_after_it_was_validated(registry, found):
