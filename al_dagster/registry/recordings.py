@@ -15,7 +15,7 @@ no recordings
 60 photos by a fixed camera, parts of 40 px and more anywhere  0–1 %
 the same, parts in a fixture (± 12 px)                         7 %
 the same, one kind of part on a blank table (± 8 px)           9 %
-the same, parts of 10–20 px before a busy background           1–4 %
+the same, parts of 10–20 px before a busy background           2–16 %
 the same, parts of 5–10 px, which hardly change a thumbnail    24–38 %
 =============================================================  =========
 
