@@ -22,9 +22,7 @@ def encode(pixels: NDArray[np.bool_], x: int, y: int, width: int, height: int) -
     """
     part_height, part_width = pixels.shape
     if x < 0 or y < 0 or x + part_width > width or y + part_height > height:
-        raise ValueError(
-            f"a {part_width}×{part_height} mask at {(x, y)} does not lie inside a {width}×{height} image"
-        )
+        raise ValueError(f"a {part_width}×{part_height} mask at {(x, y)} does not lie inside a {width}×{height} image")
     columns = np.zeros((part_width, part_height + 2), dtype=np.int8)
     columns[:, 1:-1] = pixels.T
     column, row = np.nonzero(np.diff(columns, axis=1))

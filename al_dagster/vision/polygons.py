@@ -45,16 +45,17 @@ def edge_rings(mask: Mask) -> list[NDArray[np.int64]]:
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if hierarchy is None:
         return []
-    rings = [_corners(contour.reshape(-1, 2)) + [mask.x, mask.y] for contour in contours]
+    offset = np.array([mask.x, mask.y])
+    rings = [_corners(np.asarray(contour, dtype=np.int64).reshape(-1, 2)) + offset for contour in contours]
     parents = hierarchy[0, :, 3]
     outer = np.flatnonzero(parents < 0)
     largest = sorted(outer.tolist(), key=lambda index: cv2.contourArea(contours[index]), reverse=True)
     return [rings[index] for part in largest for index in (part, *np.flatnonzero(parents == part))]
 
 
-def _corners(contour: NDArray[np.int32]) -> NDArray[np.int64]:
+def _corners(contour: NDArray[np.int64]) -> NDArray[np.int64]:
     """The corners of a ring along edges, of a contour through the centres of a doubled mask's pixels."""
-    points = contour.astype(np.int64) // 2 + contour % 2
+    points = contour // 2 + contour % 2
     points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
