@@ -66,8 +66,9 @@ def detect(
 
     def compute(frame_ids: list[str]) -> Mapping[str, Rows]:
         found: dict[str, Rows] = {}
+        failures: dict[str, str] = {}
         todo = [by_id[frame_id] for frame_id in frame_ids]
-        chunks = frame_images("detections", todo, images, detector.images_per_call)
+        chunks = frame_images("detections", todo, images, detector.images_per_call, failures)
         for chunk, detections in stream_calls(boxes_of, chunks):
             for (frame, _), boxes in zip(chunk, detections, strict=True):
                 found[frame["frame_id"]] = _rows(frame, boxes, prompts, model, project.name, rules)

@@ -54,9 +54,10 @@ def embed(
             rows = [(row, image) for frame, image in chunk for row in in_frame[frame["frame_id"]]]
             return [row for row, _ in rows], [_crop(image, boxes[row["object_id"]], row, masks) for row, image in rows]
 
+        failures: dict[str, str] = {}
         todo = [frame_by_id[frame_id] for frame_id in in_frame]
         # The crops of a chunk are made while those of the one before are embedded.
-        chunks = map(cropped, frame_images("embeddings", todo, images, embedder.images_per_call))
+        chunks = map(cropped, frame_images("embeddings", todo, images, embedder.images_per_call, failures))
         return {
             row["object_id"]: [_row(row["object_id"], row["frame_id"], vector, embedder)]
             for (rows, _), vectors in stream_calls(lambda chunk: embedder.embed(chunk[1]), chunks)

@@ -8,6 +8,7 @@ import structlog
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.core.progress import report
 from al_dagster.media.loader import ImageLoader
+from al_dagster.media.reading import ImageFile
 from al_dagster.vision.protocols import Image
 
 logger = structlog.get_logger(__name__)
@@ -18,8 +19,15 @@ CHUNK_PIXELS = 64 * 10**6
 FrameImage = tuple[dict[str, Any], Image]
 
 
+def image_file(frame: dict[str, Any]) -> ImageFile:
+    """The page of a file that a row of ``core.schemas.FRAMES`` stands for."""
+    return ImageFile(
+        frame["file_path"], frame["sha256"], frame["size_bytes"], frame["mtime_ns"], page=frame["frame_idx"]
+    )
+
+
 def frame_images(
-    step: str, frames: Sequence[dict[str, Any]], images: ImageLoader, chunk: int
+    step: str, frames: Sequence[dict[str, Any]], images: ImageLoader, chunk: int, failures: dict[str, str]
 ) -> Iterator[list[FrameImage]]:
     """Frames with their images, at most ``chunk`` at a time, fewer where 64 megapixels are reached.
 
@@ -30,14 +38,16 @@ def frame_images(
         frames: rows of ``core.schemas.FRAMES``.
         images: the loader, which decodes ahead of what is asked for.
         chunk: the most images in one list.
+        failures: is given the reason of each frame that cannot be read, or whose file has changed, by its id.
     """
     largest = max((frame["width"] * frame["height"] for frame in frames), default=1)
     ahead = max(2, min(chunk, CHUNK_PIXELS // largest))
-    loaded = images.outcomes([(frame["file_path"], frame["sha256"]) for frame in frames], look_ahead=ahead)
+    loaded = images.outcomes([image_file(frame) for frame in frames], look_ahead=ahead)
     pending: list[FrameImage] = []
     pixels = 0
     for done, (frame, image) in enumerate(zip(frames, loaded, strict=True), start=1):
         if isinstance(image, UnreadableFileError):
+            failures[frame["frame_id"]] = str(image)
             logger.warning("a file can no longer be read", file_path=frame["file_path"], reason=str(image))
         else:
             pending.append((frame, image))

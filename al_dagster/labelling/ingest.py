@@ -1,5 +1,6 @@
 """Ingestion: the files of a batch become sources, and sources become frames; what cannot be read is quarantined."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -32,7 +33,9 @@ def ingest(
 ) -> StageResult:
     """Inspect the files of a batch and register the readable ones as sources.
 
-    A readable file whose size and time of change are those of the manifest is not read again.
+    A readable file whose size and time of change are those of the manifest is not read again. The figure
+    ``animations`` counts the sources of which only the first picture is labelled, ``pages_left_out`` the pages of
+    sources that cannot be read; the ``reason`` of their rows says so.
 
     Args:
         registry: where sources are registered and files get their status.
@@ -44,7 +47,8 @@ def ingest(
         max_pixels: images that decode to more are quarantined.
         duplicate_distance: bits in which the perceptual hashes of near-duplicates may differ.
     """
-    known = {row["file_path"]: row for row in previous.to_pylist() if row["status"] != "quarantined"}
+    # A row without a thumbnail is of an older version, which saw only the first page of a file.
+    known = {row["file_path"]: row for row in previous.to_pylist() if row["thumbnail"] is not None}
     reused = {file.file_path for file in manifest if file.file_path in known and _unchanged(file)}
     inspected = inspect_files(
         [file.file_path for file in manifest if file.file_path not in reused],
@@ -55,13 +59,14 @@ def ingest(
     )
     by_path = {row["file_path"]: row for row in inspected}
     rows = [
-        {**known[file.file_path], "status": "ready", "reason": None}
+        {**known[file.file_path], "status": "ready", "reason": _metadata(known[file.file_path]).get("left_out")}
         if file.file_path in reused
         else _as_claimed(by_path[file.file_path], file)
         for file in manifest
     ]
     registered = register_sources(registry, batch_key, rows, duplicate_distance)
     status = Counter(row["status"] for row in registered)
+    ready = [_metadata(row) for row in registered if row["status"] == "ready"]
     return StageResult(
         pa.Table.from_pylist(registered, schema=SOURCES),
         computed=len(inspected),
@@ -71,26 +76,41 @@ def ingest(
             "ready": status["ready"],
             "quarantined": status["quarantined"],
             "duplicates": status["duplicate"],
+            "animations": sum(metadata.get("pictures", 1) > 1 for metadata in ready),
+            "pages_left_out": sum(metadata.get("pages", []).count(None) for metadata in ready),
         },
     )
 
 
 def frame(registry: Registry, sources: pa.Table) -> StageResult:
-    """The frames to label: an image is its own single frame."""
+    """The frames to label: one for each page of an image that can be read; most images have a single one."""
     rows = [
         {
-            "frame_id": frame_id(source["source_id"], 0),
+            "frame_id": frame_id(source["source_id"], page),
             "source_id": source["source_id"],
-            "frame_idx": 0,
+            "frame_idx": page,
             "timestamp_ms": 0,
-            **{column: source[column] for column in ("file_path", "sha256", "width", "height")},
+            "width": width,
+            "height": height,
+            **{column: source[column] for column in ("file_path", "sha256", "size_bytes", "mtime_ns")},
         }
         for source in sources.to_pylist()
         if source["status"] == "ready"
+        for page, (width, height) in _pages(source)
     ]
     register_frames(registry, rows)
     table = pa.Table.from_pylist(rows, schema=FRAMES)
     return StageResult(table, computed=table.num_rows, reused=0, figures={"frames": table.num_rows})
+
+
+def _metadata(source: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(source["metadata"])) if source["metadata"] else {}
+
+
+def _pages(source: dict[str, Any]) -> list[tuple[int, tuple[int, int]]]:
+    """The index and the upright size of each page that can be read."""
+    sizes = _metadata(source).get("pages", [(source["width"], source["height"])])
+    return [(page, tuple(size)) for page, size in enumerate(sizes) if size is not None]
 
 
 def _as_claimed(row: dict[str, Any], file: FileEntry) -> dict[str, Any]:

@@ -59,8 +59,9 @@ def segment(
             boxes = [corners(in_frame[frame["frame_id"]]) for frame, _ in chunk]
             return segmenter.segment([image for _, image in chunk], boxes)
 
+        failures: dict[str, str] = {}
         todo = [frame_by_id[frame_id] for frame_id in in_frame]
-        chunks = frame_images("masks", todo, images, segmenter.images_per_call)
+        chunks = frame_images("masks", todo, images, segmenter.images_per_call, failures)
         return {
             row["object_id"]: [_row(row, frame, mask, prints[row["object_id"]], masks)]
             for chunk, found in stream_calls(masks_of, chunks)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.core.project import UNKNOWN, ProjectConfig
+from al_dagster.labelling.images import image_file
 from al_dagster.labelling.masks import RunMasks, corners
 from al_dagster.labelling.register import labelled_rows
 from al_dagster.labelling.stage import Rows, StageResult, by_frame
@@ -45,7 +46,7 @@ def _with_sheet(
     items = []
     for frame in _chosen(frames.to_pylist(), in_frame):
         try:
-            image = images.load(frame["file_path"], frame["sha256"])
+            image = images.load(image_file(frame))
         except UnreadableFileError:
             continue
         rows = in_frame.get(frame["frame_id"], [])

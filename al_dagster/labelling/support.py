@@ -1,22 +1,23 @@
 """The examples of a project: the pictures of its support folder, and objects that people have validated."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from al_dagster.core.errors import UserError
+from al_dagster.core.errors import UnreadableFileError, UserError
 from al_dagster.core.project import ProjectConfig
 from al_dagster.labelling.labels import classes_by_example
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows
-from al_dagster.media.reading import read_image
+from al_dagster.media.reading import ImageFile, read_file, read_image
 from al_dagster.registry.database import Registry
 from al_dagster.registry.objects import list_objects
+from al_dagster.registry.paths import seen_files
 from al_dagster.registry.review import AUTO
-from al_dagster.registry.sources import get_source
+from al_dagster.registry.sources import frame_indexes, get_source
 from al_dagster.vision.crops import crop_object
 from al_dagster.vision.fewshot import BACKGROUND, SupportSet, build_support, picture_crops, support_classes
 from al_dagster.vision.profiles import Models
@@ -32,7 +33,8 @@ class Examples:
 
     Args:
         folder: the support folder, or None.
-        validated: for each class, rows of validated objects with the path of their image.
+        validated: for each class, rows of validated objects with ``sha256`` and ``files``, a tuple of ``ImageFile``:
+            wherever their image was seen, any that still holds it serves.
         content_hash: 32 hex characters that change with any example or the classes they stand for.
     """
 
@@ -100,21 +102,44 @@ def load_examples(
 
 
 def _validated(registry: Registry, project_id: str, category: str) -> Rows:
-    """The objects that people validated last, with file and content of their image."""
+    """The objects that people validated last, with the content of their image and the files that held it."""
     rows = list_objects(registry, project=project_id, category=category, is_validated=True, limit=None)
     seen = sorted(
         (row for row in rows if row["validated_by"] != AUTO),
         key=lambda row: (row["validated_at"], row["object_id"]),
         reverse=True,
     )
-    return [{**get_source(registry, row["source_id"]), **row} for row in seen[:VALIDATED_PER_CLASS]]
+    chosen = seen[:VALIDATED_PER_CLASS]
+    files = seen_files(registry, [row["source_id"] for row in chosen], project_id)
+    pages = frame_indexes(registry, [row["frame_id"] for row in chosen])
+    found = []
+    for row in chosen:
+        source = get_source(registry, row["source_id"])
+        page = pages.get(row["frame_id"], 0)
+        candidates = [
+            ImageFile(file.file_path, source["sha256"], file.size_bytes, file.mtime_ns, page)
+            for file in files.get(row["source_id"], [])
+        ] or [ImageFile(source["file_path"], source["sha256"], page=page)]
+        found.append({**row, "sha256": source["sha256"], "files": tuple(candidates)})
+    return found
 
 
 def _crop(row: Mapping[str, Any], masks: RunMasks, max_pixels: int) -> Image | None:
     """The crop of a validated object, or None where its image or mask can no longer be read."""
+    image = _first_readable(row["files"], max_pixels)
+    if image is None:
+        return None
     try:
-        image = read_image(row["file_path"], max_pixels=max_pixels)
         mask = masks.read(row, row["mask_path"]) if row["mask_path"] else None
     except UserError:
         return None
     return crop_object(image, corners([row])[0], mask)
+
+
+def _first_readable(files: Sequence[ImageFile], max_pixels: int) -> Image | None:
+    for file in files:
+        try:
+            return read_file(file, max_pixels=max_pixels)
+        except UnreadableFileError:
+            continue
+    return None

@@ -3,14 +3,16 @@
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Self
 
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.media.pixels import Image
-from al_dagster.media.reading import read_image
+from al_dagster.media.reading import ImageFile, read_file
+
+Key = tuple[str, int]
+"""The SHA-256 of a file and a page of it."""
 
 
 class ImageLoader:
@@ -31,89 +33,90 @@ class ImageLoader:
         self._look_ahead = max(1, look_ahead)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._lock = Lock()
-        self._cached: OrderedDict[str, Image] = OrderedDict()
+        self._cached: OrderedDict[Key, Image] = OrderedDict()
         self._cached_bytes = 0
-        self._decoding: dict[str, Future[Image]] = {}
+        self._decoding: dict[ImageFile, Future[Image]] = {}
 
     @property
     def cached_bytes(self) -> int:
         """Memory that the cached images take."""
         return self._cached_bytes
 
-    def load(self, path: Path | str, sha256: str) -> Image:
-        """The image of a file: (height, width, 3), uint8, RGB, upright, read-only.
+    def load(self, file: ImageFile) -> Image:
+        """The image of a page of a file: (height, width, 3), uint8, RGB, upright, read-only.
 
         Args:
-            path: the file.
-            sha256: of its content, under which the image is cached; it is not checked.
+            file: what to read; the image is cached under its content, which is checked where it is read.
 
         Raises:
-            UnreadableFileError: the file can no longer be read.
+            UnreadableFileError: the file can no longer be read, or holds something else by now.
         """
+        key = (file.sha256, file.page)
         with self._lock:
-            if (image := self._cached.get(sha256)) is not None:
-                self._cached.move_to_end(sha256)
+            if (image := self._cached.get(key)) is not None:
+                self._cached.move_to_end(key)
                 return image
-            other = self._decoding.get(sha256)
+            other = self._decoding.get(file)
             mine: Future[Image] = Future()
             if other is None:
-                self._decoding[sha256] = mine
+                self._decoding[file] = mine
         if other is not None:
             return other.result()
         try:
-            image = read_image(path, max_pixels=self._max_pixels)
+            image = read_file(file, max_pixels=self._max_pixels)
         except BaseException as error:
             mine.set_exception(error)
             raise
         else:
-            self.put(sha256, image)
+            self.put(file.sha256, image, file.page)
             mine.set_result(image)
             return image
         finally:
             with self._lock:
-                self._decoding.pop(sha256, None)
+                self._decoding.pop(file, None)
 
-    def put(self, sha256: str, image: Image) -> None:
+    def put(self, sha256: str, image: Image, page: int = 0) -> None:
         """Keep an image that was decoded elsewhere, such as by the inspection of its file."""
+        key = (sha256, page)
         image.flags.writeable = False
         with self._lock:
-            if sha256 in self._cached or image.nbytes > self._capacity:
+            if key in self._cached or image.nbytes > self._capacity:
                 return
-            self._cached[sha256] = image
+            self._cached[key] = image
             self._cached_bytes += image.nbytes
             while self._cached_bytes > self._capacity:
                 self._cached_bytes -= self._cached.popitem(last=False)[1].nbytes
 
-    def images(self, items: Sequence[tuple[Path | str, str]]) -> Iterator[Image]:
+    def images(self, files: Sequence[ImageFile]) -> Iterator[Image]:
         """The images of files, in their order, decoded ahead in threads.
 
         Args:
-            items: path and SHA-256 of each file.
+            files: what to read.
 
         Raises:
             UnreadableFileError: a file can no longer be read; the iteration ends there.
         """
-        for outcome in self.outcomes(items):
+        for outcome in self.outcomes(files):
             if isinstance(outcome, UnreadableFileError):
                 raise outcome
             yield outcome
 
     def outcomes(
-        self, items: Sequence[tuple[Path | str, str]], look_ahead: int | None = None
+        self, files: Sequence[ImageFile], look_ahead: int | None = None
     ) -> Iterator[Image | UnreadableFileError]:
         """Like ``images``, but a file that can no longer be read gives its error in its place, and the others follow.
 
         Args:
-            items: path and SHA-256 of each file.
+            files: what to read.
             look_ahead: images that are decoded before they are asked for; default the loader's.
         """
         most = look_ahead or self._look_ahead
         ahead: deque[Future[Image]] = deque()
-        upcoming = iter(items)
+        upcoming = iter(files)
         try:
             while True:
-                while len(ahead) < most and (item := next(upcoming, None)) is not None:
-                    ahead.append(self._pool.submit(self.load, *item))
+                while len(ahead) < most and (file := next(upcoming, None)) is not None:
+                    ahead.append(self._pool.submit(self.load, file))
                 if not ahead:
                     return
                 try:

@@ -1,23 +1,31 @@
 """Opening image files that anybody may have made: what is readable becomes pixels, the rest gets its sentence."""
 
 import errno
+import hashlib
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageFile
+from PIL.ImageFile import ImageFile as PillowFile
 
 from al_dagster.core.errors import UnreadableFileError
-from al_dagster.media.pixels import Image, orientation, upright_rgb
+from al_dagster.media.capture import capture_time, exif_tags
+from al_dagster.media.pixels import Image, opaque_rgb, orientation, require_size, upright
+from al_dagster.media.png import rgb_of_png
+from al_dagster.media.pnm import is_netpbm, read_netpbm
+from al_dagster.media.tiff import count_pages, is_tiff, read_page
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF")
-"""The formats that are read. Pillow knows more, some of which start other programs or have no signature."""
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF")
+"""The formats that Pillow reads. It knows more, some of which start other programs or have no signature; for TIFF and
+Netpbm see ``tiff`` and ``pnm``."""
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"})
 
@@ -29,13 +37,33 @@ _PLAIN_SUFFIXES = {
     "BMP": {".bmp"},
     "WEBP": {".webp"},
 }
+_MP_ENTRIES = 0xB002
 _VIDEO = "video: not yet"
 _HEIC = "is a HEIC image, which cannot be read: convert it to JPEG or PNG"
 
 
 @dataclass(frozen=True)
+class ImageFile:
+    """One page of an image file, as it was when it was inspected.
+
+    Args:
+        path: the file.
+        sha256: of its content then, 64 hex characters.
+        size_bytes: its size then; None where nobody took note.
+        mtime_ns: its time of change then, in nanoseconds; None where nobody took note.
+        page: of a file of several pages.
+    """
+
+    path: str
+    sha256: str
+    size_bytes: int | None = None
+    mtime_ns: int | None = None
+    page: int = 0
+
+
+@dataclass(frozen=True)
 class Decoded:
-    """An image file, decoded whole.
+    """A page of an image file, decoded whole.
 
     Args:
         picture: upright, mode RGB.
@@ -43,6 +71,9 @@ class Decoded:
         mode: Pillow's name of how the file stores a pixel.
         exif_orientation: 1–8, before the picture was turned upright.
         plain: any other reader sees the same pixels in the file, so that an exporter may link it as it is.
+        pictures: pictures that the file shows one after the other, of which this is the first; 1 where it is the only
+            one. The pages of a TIFF are not counted: each is read for itself.
+        captured_at: when the camera took it, by the camera's clock; None where the file does not say.
     """
 
     picture: Pillow.Image
@@ -50,6 +81,8 @@ class Decoded:
     mode: str
     exif_orientation: int
     plain: bool
+    pictures: int = 1
+    captured_at: datetime | None = None
 
     def pixels(self) -> Image:
         """The picture as an array of shape (height, width, 3), uint8, RGB, read-only."""
@@ -57,10 +90,11 @@ class Decoded:
 
 
 def read_image(path: Path | str, *, max_pixels: int) -> Image:
-    """Read an image file.
+    """Read the first page of an image file, whatever its content is.
 
-    JPEG, PNG, TIFF, BMP, WebP, GIF and animations (first frame), PNM, JPEG 2000 and AVIF are read, whatever the file
-    is called. Pixels of any kind become 8-bit RGB as ``upright_rgb`` says; EXIF orientation is applied.
+    JPEG, PNG, TIFF, BMP, WebP, GIF and animations (first frame), Netpbm, JPEG 2000 and AVIF are read, whatever the
+    file is called. Pixels of any kind become 8-bit RGB: the range that a file states becomes 0 to 255, else the one
+    that ``pixels.likely_range`` finds; what is transparent is laid on white; EXIF orientation is applied.
 
     Args:
         path: the file.
@@ -74,6 +108,36 @@ def read_image(path: Path | str, *, max_pixels: int) -> Image:
     """
     with open_file(path) as file:
         return decode(file, suffix=Path(path).suffix, max_pixels=max_pixels).pixels()
+
+
+def read_file(file: ImageFile, *, max_pixels: int) -> Image:
+    """Read a page of a file whose content must be the one that was inspected.
+
+    A file of the same size and time of change is taken for unchanged; one that was only touched has its content
+    compared.
+
+    Args:
+        file: what to read.
+        max_pixels: an image of more pixels than this is refused before it is decoded.
+
+    Returns:
+        As ``read_image``.
+
+    Raises:
+        UnreadableFileError: the file cannot be read, or holds something else by now; the message is the reason.
+    """
+    with open_file(file.path) as opened:
+        before = os.fstat(opened.fileno())
+        if not _as_inspected(opened, file, before):
+            raise UnreadableFileError("has changed since it was taken into its batch")
+        try:
+            image = decode(opened, suffix=Path(file.path).suffix, max_pixels=max_pixels, page=file.page).pixels()
+        except UnreadableFileError:
+            # Half a new file looks damaged: that it is being written to is the better reason.
+            _require_unchanged(opened, before)
+            raise
+        _require_unchanged(opened, before)
+        return image
 
 
 @contextmanager
@@ -93,45 +157,27 @@ def open_file(path: Path | str) -> Iterator[BufferedReader]:
         raise UnreadableFileError(_file_system_reason(path, error)) from error
 
 
-def decode(file: BinaryIO, *, suffix: str, max_pixels: int) -> Decoded:
-    """Decode an open image file whole.
+def page_count(file: BinaryIO) -> int:
+    """How many pages an open image file has: those of a TIFF, each a picture to label; of any other format one.
+
+    Raises:
+        UnreadableFileError: it is a TIFF without a page.
+    """
+    file.seek(0)
+    return count_pages(file) if is_tiff(file.read(16)) else 1
+
+
+def decode(file: BinaryIO, *, suffix: str, max_pixels: int, page: int = 0) -> Decoded:
+    """Decode a page of an open image file whole.
 
     Args:
         file: open for binary reading.
         suffix: the extension of its name, such as ``.jpg``.
         max_pixels: an image of more pixels than this is refused before it is decoded.
+        page: its index; only TIFF has more than one.
 
     Raises:
         UnreadableFileError: it is no image that can be read; the message is the reason.
-    """
-    picture = _open_picture(file, suffix.lower())
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise UnreadableFileError(
-            f"decodes to {width * height / 1e6:.4g} megapixels; the limit is {max_pixels / 1e6:.4g} "
-            "(AL_MAX_IMAGE_PIXELS)"
-        )
-    name, mode = picture.format or "", picture.mode
-    try:
-        plain = suffix.lower() in _PLAIN_SUFFIXES.get(name, ()) and _is_plain(picture)
-        # Pillow turns a TIFF upright while loading it, and forgets that it lay otherwise.
-        turned = orientation(picture) if name == "TIFF" else None
-        picture.load()
-        turned = turned or orientation(picture)
-        return Decoded(upright_rgb(picture), name, mode, turned, plain and turned == 1)
-    except MemoryError:
-        raise UnreadableFileError(f"does not fit in memory: {width} × {height} pixels") from None
-    except Exception as error:
-        # Pillow's decoders raise whatever a damaged file drives them to: OSError, SyntaxError, ValueError, IndexError…
-        _raise_file_system_error(error)
-        raise UnreadableFileError(_decoding_reason(name, error)) from error
-
-
-def _open_picture(file: BinaryIO, suffix: str) -> ImageFile.ImageFile:
-    """Read the header only.
-
-    ``PIL.Image.open`` is not used: it compares the size with a limit that is global to the process and would refuse,
-    or warn of, images that the caller allows.
     """
     file.seek(0)
     prefix = file.read(16)
@@ -139,22 +185,107 @@ def _open_picture(file: BinaryIO, suffix: str) -> ImageFile.ImageFile:
         raise UnreadableFileError("is empty (0 bytes)")
     if reason := _container_reason(prefix):
         raise UnreadableFileError(reason)
+    if page and not is_tiff(prefix):
+        raise UnreadableFileError(f"has no page {page + 1}")
+    with _sentences("TIFF" if is_tiff(prefix) else "PNM"):
+        if is_tiff(prefix):
+            found = read_page(file, page, max_pixels)
+            picture = upright(found.picture, found.orientation)
+            return Decoded(
+                picture, "TIFF", found.mode, found.orientation, plain=False, captured_at=capture_time(found.exif)
+            )
+        if is_netpbm(prefix):
+            image = read_netpbm(file, max_pixels)
+            return Decoded(image.picture, "PPM", image.mode, 1, plain=False, pictures=image.pictures)
+    return _decode_with_pillow(file, prefix, suffix.lower(), max_pixels)
+
+
+def _decode_with_pillow(file: BinaryIO, prefix: bytes, suffix: str, max_pixels: int) -> Decoded:
+    picture = _open_picture(file, prefix, suffix)
+    require_size(*picture.size, max_pixels)
+    name, mode = picture.format or "", picture.mode
+    with _sentences(name):
+        plain = suffix in _PLAIN_SUFFIXES.get(name, ()) and _is_plain(picture)
+        pictures = _count_pictures(picture)
+        if name == "PNG":
+            shown = rgb_of_png(file, picture)
+        else:
+            picture.load()
+            shown = opaque_rgb(picture)
+        turned = orientation(picture)
+        return Decoded(
+            upright(shown, turned),
+            name,
+            mode,
+            turned,
+            plain and turned == 1,
+            pictures,
+            capture_time(exif_tags(picture)),
+        )
+
+
+@contextmanager
+def _sentences(name: str) -> Iterator[None]:
+    """Turn whatever a damaged file drives a decoder to into a reason."""
+    try:
+        yield
+    except UnreadableFileError:
+        raise
+    except MemoryError:
+        raise UnreadableFileError(f"is a {name} image that does not fit in memory") from None
+    except Exception as error:
+        # Pillow's decoders raise whatever a damaged file drives them to: OSError, SyntaxError, ValueError, IndexError…
+        _raise_file_system_error(error)
+        raise UnreadableFileError(_decoding_reason(name, error)) from error
+
+
+def _require_unchanged(opened: BufferedReader, before: os.stat_result) -> None:
+    after = os.fstat(opened.fileno())
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise UnreadableFileError("changed while it was being read")
+
+
+def _as_inspected(opened: BufferedReader, file: ImageFile, status: os.stat_result) -> bool:
+    if (status.st_size, status.st_mtime_ns) == (file.size_bytes, file.mtime_ns):
+        return True
+    if file.size_bytes is not None and status.st_size != file.size_bytes:
+        return False
+    opened.seek(0)
+    return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
+
+
+def _open_picture(file: BinaryIO, prefix: bytes, suffix: str) -> PillowFile:
+    """Read the header only.
+
+    ``PIL.Image.open`` is not used: it compares the size with a limit that is global to the process and would refuse,
+    or warn of, images that the caller allows.
+    """
     Pillow.init()
     for name in FORMATS:
         factory, accepts = Pillow.OPEN.get(name, (None, None))
         if factory is None or accepts is None or accepts(prefix) is not True:
             continue
-        try:
+        with _sentences(name):
             file.seek(0)
             return factory(file, "")
-        except Exception as error:
-            _raise_file_system_error(error)
-            raise UnreadableFileError(_decoding_reason(name, error)) from error
     if suffix in VIDEO_SUFFIXES:
         raise UnreadableFileError(_VIDEO)
     if suffix in (".heic", ".heif"):
         raise UnreadableFileError(_HEIC)
     raise UnreadableFileError("is not an image that can be read")
+
+
+def _count_pictures(picture: PillowFile) -> int:
+    """The frames of an animation and the pictures of an MPO; previews are not counted."""
+    if picture.format == "MPO":
+        entries = getattr(picture, "mpinfo", {}).get(_MP_ENTRIES, [])
+        return max(1, sum("Thumbnail" not in str(entry["Attribute"]["MPType"]) for entry in entries))
+    if picture.format != "GIF":
+        return int(getattr(picture, "n_frames", 1))
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    finally:
+        picture.seek(0)
 
 
 def _container_reason(prefix: bytes) -> str | None:
@@ -168,7 +299,7 @@ def _container_reason(prefix: bytes) -> str | None:
     return None
 
 
-def _is_plain(picture: ImageFile.ImageFile) -> bool:
+def _is_plain(picture: PillowFile) -> bool:
     deep = any(";16" in str(tile.args) for tile in picture.tile)
     animated = getattr(picture, "is_animated", False)
     return picture.mode in ("RGB", "L") and not (deep or animated or picture.has_transparency_data)

@@ -77,6 +77,16 @@ def register_frames(registry: Registry, rows: Sequence[Mapping[str, Any]]) -> No
             bulk_insert(session, Frame, new)
 
 
+def frame_indexes(registry: Registry, frame_ids: Sequence[str]) -> dict[str, int]:
+    """The index of each registered frame in its source: of a file of several pages, the page."""
+    found: dict[str, int] = {}
+    with registry.reader() as session:
+        for chunk in chunked(list(dict.fromkeys(frame_ids))):
+            rows = session.execute(select(Frame.frame_id, Frame.frame_idx).where(Frame.frame_id.in_(chunk)))
+            found.update((frame, index) for frame, index in rows)
+    return found
+
+
 def get_source(registry: Registry, source_id: str) -> dict[str, Any]:
     """A source with all its columns.
 
@@ -143,7 +153,7 @@ def _mark_duplicates(rows: Sequence[Mapping[str, Any]], known: Mapping[str, str]
             continue
         other = first.setdefault(row["source_id"], row["file_path"])
         is_first = row["source_id"] not in known and other == row["file_path"]
-        reason = None if is_first else f"same content as {other}"
+        reason = row["reason"] if is_first else f"same content as {other}"
         final.append({**row, "status": "ready" if is_first else "duplicate", "reason": reason})
     return final
 
