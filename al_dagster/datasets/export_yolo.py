@@ -81,7 +81,7 @@ def data_yaml(classes: Sequence[str], splits: Collection[str]) -> str:
     head = yaml.safe_dump({"train": folders["train"]})
     if "val" not in folders:
         head += _NO_VAL + yaml.safe_dump({"val": folders["train"]})
-    others = {split: path for split, path in folders.items() if split != "train"}
+    others: dict[str, str] = {split: path for split, path in folders.items() if split != "train"}
     rest: dict[str, Any] = {**others, "nc": len(classes), "names": dict(enumerate(classes))}
     return head + yaml.safe_dump(rest, sort_keys=False, allow_unicode=True, width=1000)
 

@@ -18,7 +18,7 @@ from al_dagster.core.errors import UnreadableFileError
 from al_dagster.core.hashing import file_sha256
 from al_dagster.datasets.frozen import DatasetImage, DatasetObject
 from al_dagster.media.pixels import Image
-from al_dagster.media.reading import open_file, read_image
+from al_dagster.media.reading import ImageFile, open_file, read_file
 
 Placing = Literal["cloned", "copied", "linked", "written"]
 
@@ -102,12 +102,10 @@ def _place(image: DatasetImage, original: Path, folder: Path, links: bool, max_p
         if digest == image.sha256 and _ends_well(target, image.image_format):
             return PlacedImage(target, digest, how)
         target.unlink()
-    else:
-        digest = file_sha256(original)
-    if digest != image.sha256:
-        raise UnreadableFileError("has changed since it was labelled")
+        if digest != image.sha256:
+            raise UnreadableFileError("has changed since it was labelled")
+    pixels = read_file(ImageFile(str(original), image.sha256, page=image.frame_idx), max_pixels=max_pixels)
     target = folder / f"{image.name}.png"
-    pixels = _read(original, image.frame_idx, max_pixels)
     Pillow.fromarray(_without_ignored(pixels, image) if image.ignored else pixels).save(target, format="PNG")
     return PlacedImage(target, file_sha256(target), "written")
 
@@ -133,12 +131,6 @@ def _ends_well(path: Path, image_format: str) -> bool:
     with path.open("rb") as file:
         file.seek(-len(_JPEG_END), os.SEEK_END)
         return file.read() == _JPEG_END
-
-
-def _read(path: Path, page: int, max_pixels: int) -> Image:
-    if page:
-        return read_image(path, max_pixels=max_pixels, page=page)  # type: ignore[call-arg]
-    return read_image(path, max_pixels=max_pixels)
 
 
 def _without_ignored(pixels: Image, image: DatasetImage) -> Image:

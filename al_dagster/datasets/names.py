@@ -48,7 +48,7 @@ def _safe(stem: str) -> str:
     name = _RESERVED.sub("_", unicodedata.normalize("NFC", stem))
     if not name.isprintable():
         name = "".join(character if character.isprintable() else "_" for character in name)
-    name = name.encode()[: MAX_BYTES - _SUFFIX_LENGTH].decode(errors="ignore").strip(" ").rstrip(".")
+    name = name.encode()[: MAX_BYTES - _SUFFIX_LENGTH].decode(errors="ignore").lstrip(" ").rstrip(" .")
     if name.startswith("."):
         name = f"_{name[1:]}"
     return f"_{name}" if not name or _DEVICES.fullmatch(name) else name
