@@ -126,7 +126,7 @@ def _exact_polygons(counts: str, width: int, height: int) -> list[list[float]] |
     pixels, x, y = rle.decode_part(counts, width, height)
     parts: list[list[NDArray[np.int64]]] = []
     for ring in edge_rings(Mask(pixels, x, y, 1.0)):
-        if _is_hole(ring):
+        if parts and _is_hole(ring):
             parts[-1].append(ring)
         else:
             parts.append([ring])

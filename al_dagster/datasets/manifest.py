@@ -1,14 +1,15 @@
 """The manifest of an export: what it holds and the hash of every file, so that damage and additions show."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.hashing import file_sha256
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.splits import SPLITS
 
@@ -95,19 +96,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def damaged_files(folder: Path, files: Mapping[str, str]) -> list[str]:
-    """A sentence for each listed file that is missing or whose bytes have changed."""
+def damaged_files(folder: Path, files: Mapping[str, str], *, intact_at: datetime | None = None) -> list[str]:
+    """A sentence for each listed file that is missing or whose bytes have changed.
+
+    Args:
+        folder: the export.
+        files: SHA-256 of each file, by its path in the export.
+        intact_at: when all files in this very place were known to be right. A file whose status has not changed since
+            is not read again: that time, unlike the time of change of its content, cannot be set back.
+    """
+    trusted_ns = 0 if intact_at is None else int(intact_at.timestamp() * 1e9)
     hashes: dict[tuple[int, int], str] = {}
     problems = []
     for name, expected in sorted(files.items()):
         path = f"{folder}/{name}"
         try:
-            with open(path, "rb") as file:  # noqa: PTH123
-                status = os.fstat(file.fileno())
-                # The formats share their images as links: each is read once.
-                key = (status.st_dev, status.st_ino)
-                if key not in hashes:
-                    hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            status = os.stat(path)  # noqa: PTH116
+            if status.st_ctime_ns < trusted_ns:
+                continue
+            # The formats share their images as links: each is read once.
+            key = (status.st_dev, status.st_ino)
+            if key not in hashes:
+                hashes[key] = file_sha256(Path(path))
         except OSError:
             problems.append(f"{name}: is missing or cannot be read")
             continue

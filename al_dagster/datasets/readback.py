@@ -1,15 +1,15 @@
 """What was read back of an export, compared with the frozen dataset: images, classes and boxes, in any format."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from al_dagster.datasets.frozen import FrozenDataset
+from al_dagster.datasets.frozen import DatasetImage, FrozenDataset
 from al_dagster.datasets.images import image_folder
 from al_dagster.datasets.labels import Labels
 from al_dagster.datasets.splits import SPLITS
@@ -20,24 +20,40 @@ YOLO_STEP = 2e-6
 """What YOLO rounds away of the image's longer side, and more."""
 
 
-@dataclass
 class ImageSizes:
-    """Width and height of image files in pixels, each header opened once, whatever number of links lead to it."""
+    """Width and height of the image files of an export in pixels.
 
-    _known: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    A file that has the bytes of the original has its size, which was measured when it was registered. The header of any
+    other is opened once, whatever number of links lead to it.
 
-    def of(self, path: str) -> tuple[int, int]:
-        """The size of an image file.
+    Args:
+        folder: the export.
+        hashes: SHA-256 of its files, by their path in it, where they are known to be right.
+    """
+
+    def __init__(self, folder: Path, hashes: Mapping[str, str]) -> None:
+        self._folder, self._hashes = folder, hashes
+        self._opened: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def of(self, name: str, image: DatasetImage) -> tuple[int, int]:
+        """The size of the file of an image.
+
+        Args:
+            name: its path in the export.
+            image: what it must be.
 
         Raises:
             OSError: it is missing or no image.
         """
-        status = os.stat(path)  # noqa: PTH116
+        if image.frame_idx == 0 and self._hashes.get(name) == image.sha256:
+            return image.width, image.height
+        path = self._folder / name
+        status = path.stat()
         key = (status.st_dev, status.st_ino)
-        if key not in self._known:
+        if key not in self._opened:
             with Pillow.open(path) as picture:
-                self._known[key] = picture.size
-        return self._known[key]
+                self._opened[key] = picture.size
+        return self._opened[key]
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ def check_images(root: Path, expected: Expected, sizes: ImageSizes) -> tuple[lis
     Args:
         root: the folder of the format.
         expected: what it must hold.
-        sizes: knows the sizes of files that were opened before.
+        sizes: of the image files of the export.
 
     Returns:
         Where the file of each image is, as a path in the folder (empty where it is missing), and a sentence for each
@@ -95,7 +111,7 @@ def check_images(root: Path, expected: Expected, sizes: ImageSizes) -> tuple[lis
             image = expected.dataset.images[index]
             if image.split != split:
                 problems.append(f"{where}: is in {split}, the dataset has it in {image.split}")
-            width, height = sizes.of(f"{root}/{where}")
+            width, height = sizes.of(f"{root.name}/{where}", image)
             if (width, height) != (image.width, image.height):
                 problems.append(f"{where}: is {width}×{height}, the dataset has {image.width}×{image.height}")
             places[index] = where

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,21 @@ def no_split_leakage(registry: Registry, dataset: pa.Table, duplicate_distance: 
     return _verdict(problems, {"images": len(frozen.images)})
 
 
-def export_equals_registry(dataset: FrozenDataset, export_path: str | None) -> Verdict:
+def export_equals_registry(
+    dataset: FrozenDataset, export_path: str | None, exported_at: datetime | None = None
+) -> Verdict:
     """A version of a dataset was exported, and its files say what was frozen; what people edit later is no matter.
 
     Args:
         dataset: the version.
         export_path: where the registry says that it was exported to, or None.
+        exported_at: when it says so, UTC: files untouched since are not hashed again. None: all are.
     """
     figures = {"objects": len(dataset.object_rows)}
     if export_path is None:
         return _verdict([f"dataset {dataset.name} {dataset.version} is not exported"], figures)
-    found = verify_export(Path(export_path), dataset)
+    intact_at = exported_at and exported_at.replace(tzinfo=exported_at.tzinfo or UTC)
+    found = verify_export(Path(export_path), dataset, intact_at=intact_at)
     ious = {
         f"{figure}_mask_iou_{name}": round(float(value), 4)
         for name, values in found.mask_ious.items()
@@ -67,7 +72,7 @@ def export_equals_registry(dataset: FrozenDataset, export_path: str | None) -> V
     return _verdict(found.problems, figures | ious)
 
 
-def verify_export(folder: Path, dataset: FrozenDataset) -> Verification:
+def verify_export(folder: Path, dataset: FrozenDataset, *, intact_at: datetime | None = None) -> Verification:
     """Compare an export with the dataset it is of: files, classes, splits, images, boxes and masks.
 
     Boxes and corners may differ by what the formats round away: a hundredth of a pixel, and for YOLO two millionths of
@@ -77,6 +82,7 @@ def verify_export(folder: Path, dataset: FrozenDataset) -> Verification:
     Args:
         folder: the export.
         dataset: what it must hold.
+        intact_at: as for ``manifest.damaged_files``.
     """
     found = Verification()
     try:
@@ -87,13 +93,15 @@ def verify_export(folder: Path, dataset: FrozenDataset) -> Verification:
     if manifest.get("dataset_id") != dataset.dataset_id:
         found.problems.append(f"{folder}: holds the dataset {manifest.get('dataset_id')}, not {dataset.dataset_id}")
         return found
-    found.problems += damaged_files(folder, manifest["files"]) + unlisted_files(folder, manifest["files"])
+    damaged = damaged_files(folder, manifest["files"], intact_at=intact_at)
+    found.problems += damaged + unlisted_files(folder, manifest["files"])
     expected = Expected(dataset, labels_of(dataset), {image.name: i for i, image in enumerate(dataset.images)})
     names = {name.rpartition(".")[0]: name for name in manifest.get("images", {})}
     origins = describe_images(dataset, [names.get(image.name, image.name) for image in dataset.images])
     if manifest.get("images") != origins:
         found.problems.append(f"{MANIFEST}: says of images that they come from elsewhere than in the dataset")
-    sizes = ImageSizes()
+    # What was said of damaged files is no knowledge of them.
+    sizes = ImageSizes(folder, {} if damaged else manifest["files"])
     for format_name in manifest["formats"]:
         root = folder / format_name
         try:

@@ -36,7 +36,7 @@ def check_coco(
         root: the folder of the format.
         expected: what it must hold.
         ignored: the regions that must be crowds.
-        sizes: knows the sizes of image files that were opened before.
+        sizes: of the image files of the export.
 
     Returns:
         A sentence for each difference, and of each mask the overlap (IoU) of what COCO's own library reads.

@@ -1,6 +1,7 @@
 """Reading YOLO labels back from disk and comparing them with the frozen dataset."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def check_yolo(
     Args:
         root: the folder of the format.
         expected: what it must hold.
-        sizes: knows the sizes of image files that were opened before.
+        sizes: of the image files of the export.
         segmentation: the labels are outlines.
 
     Returns:
@@ -53,15 +54,15 @@ def check_yolo(
     lines, label_problems = _lines(root, places)
     problems += image_problems + label_problems
     images = np.repeat(np.arange(len(lines)), [len(members) for members in lines])
-    all_lines = [line for members in lines for line in members]
-    values = np.array(list(map(float, " ".join(all_lines).split())))
-    counts = np.array([len(line.split()) for line in all_lines], dtype=np.int64)
+    tokens = [line.split() for members in lines for line in members]
+    counts = np.array([len(members) for members in tokens], dtype=np.int64)
+    values = np.array(list(map(float, chain.from_iterable(tokens))))
     image_sizes = np.array([(image.width, image.height) for image in expected.dataset.images]).reshape(-1, 2)[images]
     if segmentation:
         more, ious = _check_outlines(values, counts, images, image_sizes, expected, places)
         return problems + more, ious
     if (wrong := np.flatnonzero(counts != _BOX_VALUES)).size:
-        raise ValueError(f"{places[images[wrong[0]]]} has the label {all_lines[wrong[0]]!r}, which is no box")
+        raise ValueError(f"{places[images[wrong[0]]]} has the label {' '.join(tokens[wrong[0]])!r}, which is no box")
     table = values.reshape(-1, _BOX_VALUES)
     middle, half = table[:, 1:3] * image_sizes, table[:, 3:5] * image_sizes / 2
     found = ReadLabels(images, table[:, 0].astype(np.int64), np.concatenate([middle - half, middle + half], axis=1))
@@ -112,9 +113,9 @@ def _check_outlines(
         for k in of_labels[~_same([outlines[i] for i in of_found], labels, of_labels)]
     ]
     masked = [(i, k) for i, k in zip(of_found.tolist(), of_labels.tolist(), strict=True) if labels.rles[k] is not None]
-    ious = np.array([_overlap(outlines[i], labels.rles[k] or "", *labels.sizes[k]) for i, k in masked])
-    problems += low_overlaps(ious, MIN_MASK_IOU, [k for _, k in masked], labels, places)
-    return problems, ious
+    members = [k for _, k in masked]
+    ious = _overlaps([outlines[i] for i, _ in masked], labels, members)
+    return problems + low_overlaps(ious, MIN_MASK_IOU, members, labels, places), ious
 
 
 def _same(outlines: Sequence[NDArray[np.float64]], labels: Labels, members: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -133,8 +134,17 @@ def _same(outlines: Sequence[NDArray[np.float64]], labels: Labels, members: NDAr
     return same
 
 
-def _overlap(outline: NDArray[np.float64], counts: str, width: float, height: float) -> float:
-    """What an outline, filled, shares with a mask (IoU), by COCO's own library."""
-    size = [int(height), int(width)]
-    drawn = coco_masks.frPyObjects([outline.ravel().tolist()], *size)
-    return float(coco_masks.iou(drawn, [{"size": size, "counts": counts.encode()}], [0])[0, 0])
+def _overlaps(outlines: Sequence[NDArray[np.float64]], labels: Labels, members: Sequence[int]) -> NDArray[np.float64]:
+    """What each outline, filled by COCO's own library, shares with the mask of its label (IoU): (k,)."""
+    if not members:
+        return np.empty(0)
+    sizes = labels.sizes[members][:, ::-1].astype(int).tolist()
+    true = [{"size": size, "counts": labels.rles[k]} for size, k in zip(sizes, members, strict=True)]
+    drawn = [
+        coco_masks.frPyObjects([outline.ravel().tolist()], *size)[0]
+        for outline, size in zip(outlines, sizes, strict=True)
+    ]
+    shared = [coco_masks.merge(list(pair), True) for pair in zip(drawn, true, strict=True)]
+    areas = np.array([[float(coco_masks.area(mask)) for mask in masks] for masks in (drawn, true, shared)])
+    union = areas[0] + areas[1] - areas[2]
+    return np.asarray(np.divide(areas[2], union, out=np.zeros(len(members)), where=union > 0))

@@ -56,9 +56,10 @@ def edge_rings(mask: Mask) -> list[NDArray[np.int64]]:
 def _corners(contour: NDArray[np.int64]) -> NDArray[np.int64]:
     """The corners of a ring along edges, of a contour through the centres of a doubled mask's pixels."""
     points = contour // 2 + contour % 2
-    points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
-    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
-    return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    steps = np.diff(points, axis=0, prepend=points[-1:])
+    points, steps = points[(moves := steps.any(axis=1))], steps[moves]
+    turned = np.concatenate([steps[1:], steps[:1]])
+    return points[steps[:, 0] * turned[:, 1] != steps[:, 1] * turned[:, 0]]
 
 
 def _simplified(ring: NDArray[np.int64], tolerance: float) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from al_dagster.datasets.export import export_dataset
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.manifest import MANIFEST
 from al_dagster.datasets.verify import export_equals_registry, verify_export
+from al_dagster.registry.datasets import get_dataset
 from al_dagster.registry.objects import list_objects
 from al_dagster.registry.review import edit_object
 
@@ -271,6 +273,22 @@ def test_a_changed_and_an_additional_file_are_named(exported: tuple[Path, Frozen
         "yolo/data.yaml: has changed since the export",
         "yolo/notes.txt: does not belong to the export",
     ]
+
+
+def test_files_that_were_touched_after_the_export_are_hashed_even_where_their_times_are_set_back(lab: Any):
+    folder, dataset = export(lab)
+    exported_at = get_dataset(lab.registry, dataset.dataset_id).exported_at
+    assert export_equals_registry(dataset, str(folder), exported_at).passed
+    image = sorted((folder / "coco" / "images").rglob("*.png"))[0]
+    before = image.stat()
+    content = image.read_bytes()
+    image.write_bytes(content[:-1] + b"?")
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    verdict = export_equals_registry(dataset, str(folder), exported_at)
+
+    assert not verdict.passed
+    assert "has changed since the export" in verdict.figures["first_wrong"]
 
 
 def test_an_object_edited_since_changes_nothing_that_was_frozen(lab: Any):
