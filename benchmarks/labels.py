@@ -10,6 +10,7 @@ is counted. The others come from an environment that is made for this, in a fold
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -164,12 +165,12 @@ def for_rivals(dataset: FrozenDataset, picture: Path) -> dict[str, Any]:
     }
 
 
-def measure_rival(name: str, data: Path, folder: Path, runs: int) -> dict[str, Any]:
+def measure_rival(name: str, data: Path, folder: Path, environments: Path, runs: int) -> dict[str, Any]:
     """What another tool manages, by format; a sentence in place of a figure that could not be had."""
-    python = folder / name / "bin" / "python"
+    python = environments / name / "bin" / "python"
     uv = [sys.executable, "-m", "uv"]
     for command in (
-        [*uv, "venv", "--quiet", "--python", sys.executable, str(folder / name)],
+        [*uv, "venv", "--quiet", "--python", sys.executable, str(environments / name)],
         [*uv, "pip", "install", "--quiet", "--python", str(python), *RIVALS[name]],
     ):
         made = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -181,7 +182,13 @@ def measure_rival(name: str, data: Path, folder: Path, runs: int) -> dict[str, A
         command = [str(python), str(script), name, format_name, str(data), str(runs)]
         try:
             ran = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=SECONDS_A_RIVAL, cwd=folder
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=SECONDS_A_RIVAL,
+                cwd=folder,
+                env={**os.environ, "TMPDIR": str(folder)},
             )
         except subprocess.TimeoutExpired:
             figures[format_name] = f"skipped: takes more than {SECONDS_A_RIVAL} s"
@@ -199,8 +206,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="file to write the result to")
     parser.add_argument("--images", type=int, default=10_000, help="images of the dataset")
     parser.add_argument("--runs", type=int, default=3, help="runs of each; the best counts")
+    memory = Path("/dev/shm")
+    where = memory if memory.is_dir() else None
+    parser.add_argument("--folder", type=Path, default=where, help="where labels are written; by default in memory")
+    parser.add_argument("--environments", type=Path, default="/tmp", help="where the other tools are installed")
     parser.add_argument("--rivals", action="store_true", help="install the other tools with uv and measure them too")
     options = parser.parse_args(arguments)
+    # The disk is everybody's, and may take longer to make a file than any tool to write it.
+    tempfile.tempdir = options.folder and str(options.folder)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         picture = folder / "picture.png"
@@ -214,9 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.rivals:
             data = folder / "dataset.json"
             data.write_text(json.dumps(for_rivals(dataset, picture)))
-            for rival in RIVALS:
-                figures = measure_rival(rival, data, folder, options.runs)
-                result["images_per_cpu_second"][rival] = figures
+            with tempfile.TemporaryDirectory(dir=options.environments) as environments:
+                for rival in RIVALS:
+                    figures = measure_rival(rival, data, folder, Path(environments), options.runs)
+                    result["images_per_cpu_second"][rival] = figures
     publish(result, options.json, ("numpy", "orjson", "pyarrow"))
 
 
