@@ -14,7 +14,7 @@ from al_dagster.assets.label import detections, embeddings, masks
 from al_dagster.assets.partitions import batches, datasets
 from al_dagster.assets.register import vector_index
 from al_dagster.core.ids import batch_project
-from al_dagster.resources import ExportsResource, LakeIOManager, ModelsResource, RegistryResource
+from al_dagster.resources import LakeIOManager, ModelsResource, RegistryResource
 
 if TYPE_CHECKING:
     from al_dagster.core.verdict import Verdict
@@ -98,13 +98,17 @@ def check_no_split_leakage(context: Context, lake: Lake, registry: RegistryResou
 
 
 @dg.asset_check(asset=dataset_export, partitions_def=datasets, name="export_equals_registry")
-def check_export_equals_registry(
-    context: Context, registry: RegistryResource, exports: ExportsResource
-) -> dg.AssetCheckResult:
-    """What independent readers find in the exported files is what the registry holds."""
+def check_export_equals_registry(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
+    """What independent readers find in the exported files is what was frozen."""
+    from al_dagster.datasets.frozen import FrozenDataset
     from al_dagster.datasets.verify import export_equals_registry
+    from al_dagster.registry.datasets import get_dataset
 
-    return _judge(context, lambda key: export_equals_registry(registry.open(), key))
+    def rule(key: str) -> "Verdict":
+        frozen = FrozenDataset.from_table(lake.lake.read("dataset", key))
+        return export_equals_registry(frozen, get_dataset(registry.open(), frozen.dataset_id).export_path)
+
+    return _judge(context, rule)
 
 
 all_checks = [

@@ -12,16 +12,16 @@ import structlog
 from filelock import FileLock
 
 from al_dagster.core.errors import UnreadableFileError, UserError
-from al_dagster.core.hashing import file_sha256
 from al_dagster.core.progress import report
 from al_dagster.datasets.export_coco import write_coco
-from al_dagster.datasets.export_yolo import write_yolo
+from al_dagster.datasets.export_yolo import check_trainable, write_yolo
 from al_dagster.datasets.frozen import DatasetImage, FrozenDataset
-from al_dagster.datasets.images import PlacedImage, image_folder, link_or_copy, place_image
-from al_dagster.datasets.manifest import describe, is_intact, read_manifest, write_manifest
-from al_dagster.datasets.splits import SPLITS
+from al_dagster.datasets.images import PlacedImage, Placing, image_folder, link_or_copy, place_image
+from al_dagster.datasets.labels import ignored_of, labels_of
+from al_dagster.datasets.manifest import describe, describe_images, is_intact, read_manifest, write_manifest
 from al_dagster.registry.database import Registry
 from al_dagster.registry.datasets import mark_exported
+from al_dagster.registry.paths import seen_files
 
 log = structlog.get_logger(__name__)
 
@@ -37,16 +37,18 @@ class Export:
     Args:
         folder: holds ``manifest.json`` and a folder for each format.
         reused: whether it stood whole already, so that nothing was written.
-        linked: images that are links to the originals.
+        cloned: images that share the originals' blocks until either is edited.
         copied: images that are copies of the originals.
-        written: images written anew, since the original is not plain.
+        linked: images that are links to the originals, as the definition asks for.
+        written: images written anew, since the original is not plain or holds ignored objects.
         manifest: what ``manifest.json`` says.
     """
 
     folder: Path
     reused: bool
-    linked: int
+    cloned: int
     copied: int
+    linked: int
     written: int
     manifest: Mapping[str, Any]
 
@@ -59,29 +61,32 @@ def export_folder(exports_dir: Path, dataset: FrozenDataset) -> Path:
 def export_dataset(registry: Registry, dataset: FrozenDataset, exports_dir: Path, *, max_pixels: int) -> Export:
     """Write a dataset to ``<exports_dir>/<name>/<version>/`` in the formats of its definition.
 
-    The bytes depend on the dataset alone. A whole export that stands already is used again; a damaged one is replaced.
-    A process that dies leaves at most a hidden staging folder, which the next call clears.
+    The bytes depend on the dataset's rows alone. The formats share the image files as hard links where the file system
+    has them. A whole export that stands already is used again; a damaged one is replaced. A process that dies leaves at
+    most a hidden staging folder, which the next call clears.
 
     Args:
-        registry: notes where the dataset was exported to.
+        registry: knows where the originals were seen, and notes where the dataset was exported to.
         dataset: what to write.
         exports_dir: folder of all exports.
         max_pixels: originals of more pixels than this are not decoded.
 
     Raises:
-        UserError: an original has vanished, cannot be read or has changed since it was labelled.
+        UserError: an original has vanished, cannot be read or has changed since it was labelled, or there is nothing to
+            train on in a format for training.
     """
+    if any(name in dataset.definition.formats for name in ("yolo", "yolo-seg")):
+        check_trainable(dataset)
     folder = export_folder(exports_dir, dataset)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    description = describe(dataset)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        reused = is_intact(folder, description)
-        placings: Counter[str] = Counter()
+        reused = is_intact(folder, dataset)
+        placings: Counter[Placing] = Counter()
         if not reused:
             staging = folder.with_name(f".{folder.name}.staging")
             _clear(staging)
             try:
-                placed = _write(staging, dataset, description, max_pixels)
+                placed = _write(staging, registry, dataset, max_pixels)
             except UserError:
                 _clear(staging)
                 raise
@@ -89,43 +94,55 @@ def export_dataset(registry: Registry, dataset: FrozenDataset, exports_dir: Path
             _replace(folder, staging)
     mark_exported(registry, dataset.dataset_id, folder)
     log.info("dataset exported", dataset=dataset.name, version=dataset.version, folder=str(folder), reused=reused)
-    return Export(folder, reused, placings["linked"], placings["copied"], placings["written"], read_manifest(folder))
+    return Export(
+        folder,
+        reused,
+        placings["cloned"],
+        placings["copied"],
+        placings["linked"],
+        placings["written"],
+        read_manifest(folder),
+    )
 
 
-def _write(staging: Path, dataset: FrozenDataset, description: Mapping[str, Any], max_pixels: int) -> list[PlacedImage]:
-    formats = dataset.definition.formats
-    roots = [staging / name for name in formats]
-    placed = _place_images(roots[0], dataset, max_pixels)
-    files: dict[str, str] = {}
-    for root in roots:
-        _make_image_folders(root)
-        for image, original in zip(dataset.images, placed, strict=True):
-            path = root / image_folder(image.split) / original.path.name
-            if root != roots[0]:
-                link_or_copy(original.path, path)
-            files[path.relative_to(staging).as_posix()] = original.sha256
-    names = {image.name: placed_image.path.name for image, placed_image in zip(dataset.images, placed, strict=True)}
-    for root in roots:
-        if root.name == "coco":
-            write_coco(root, dataset, names)
+def _write(staging: Path, registry: Registry, dataset: FrozenDataset, max_pixels: int) -> list[PlacedImage]:
+    first, *others = dataset.definition.formats
+    placed = _place_images(staging / first, registry, dataset, max_pixels)
+    names = [image.path.name for image in placed]
+    folders = [image_folder(image.split).as_posix() for image in dataset.images]
+    files = {
+        f"{format_name}/{image_path}/{name}": image.sha256
+        for format_name in (first, *others)
+        for image_path, name, image in zip(folders, names, placed, strict=True)
+    }
+    for format_name in others:
+        _make_image_folders(staging / format_name, dataset)
+        for image_path, image in zip(folders, placed, strict=True):
+            link_or_copy(image.path, staging / format_name / image_path / image.path.name)
+    labels = labels_of(dataset)
+    for format_name in (first, *others):
+        root = staging / format_name
+        if format_name == "coco":
+            written = write_coco(root, dataset, labels, ignored_of(dataset), names)
         else:
-            write_yolo(root, dataset, segmentation=root.name == "yolo-seg")
-    for path in sorted(staging.rglob("*")):
-        name = path.relative_to(staging).as_posix()
-        if path.is_file() and name not in files:
-            files[name] = file_sha256(path)
-    write_manifest(staging, description, files)
+            written = write_yolo(root, dataset, labels, segmentation=format_name == "yolo-seg")
+        files |= {f"{format_name}/{name}": digest for name, digest in written.items()}
+    write_manifest(staging, {**describe(dataset), "images": describe_images(dataset, names), "files": files})
     return placed
 
 
-def _place_images(root: Path, dataset: FrozenDataset, max_pixels: int) -> list[PlacedImage]:
-    _make_image_folders(root)
+def _place_images(root: Path, registry: Registry, dataset: FrozenDataset, max_pixels: int) -> list[PlacedImage]:
+    _make_image_folders(root, dataset)
+    seen = seen_files(registry, [image.source_id for image in dataset.images], dataset.definition.project)
+    links = dataset.definition.images == "link"
 
     def place(image: DatasetImage) -> PlacedImage | str:
+        paths = [file.file_path for file in seen.get(image.source_id, [])]
+        originals = [Path(path) for path in dict.fromkeys([*paths, image.file_path])]
         try:
-            return place_image(image, root / image_folder(image.split), max_pixels=max_pixels)
+            return place_image(image, originals, root / image_folder(image.split), links=links, max_pixels=max_pixels)
         except UnreadableFileError as error:
-            return f"{image.file_path} {error}"
+            return str(error)
 
     placed: list[PlacedImage] = []
     problems: list[str] = []
@@ -145,8 +162,8 @@ def _place_images(root: Path, dataset: FrozenDataset, max_pixels: int) -> list[P
     return placed
 
 
-def _make_image_folders(root: Path) -> None:
-    for split in SPLITS:
+def _make_image_folders(root: Path, dataset: FrozenDataset) -> None:
+    for split in {image.split for image in dataset.images}:
         (root / image_folder(split)).mkdir(parents=True, exist_ok=True)
 
 

@@ -38,7 +38,8 @@ background AS (
 ),
 picked AS (
     SELECT source_id, frame_idx, object_id, category, bbox_x, bbox_y, bbox_w, bbox_h,
-           CAST(polygon AS VARCHAR) AS polygon, area, confidence, CAST(is_validated AS BOOLEAN) AS is_validated
+           CAST(polygon AS VARCHAR) AS polygon, mask_rle AS rle, area, confidence,
+           CAST(is_validated AS BOOLEAN) AS is_validated
     FROM chosen
     UNION ALL BY NAME
     SELECT source_id, 0 AS frame_idx FROM background
@@ -51,7 +52,8 @@ newest AS (
 )
 SELECT p.source_id, CAST(p.frame_idx AS INTEGER) AS frame_idx, s.file_path, s.sha256, s.perceptual_hash, s.group_key,
        CAST(s.width AS INTEGER) AS width, CAST(s.height AS INTEGER) AS height, CAST(s.metadata AS VARCHAR) AS metadata,
-       p.object_id, p.category, p.bbox_x, p.bbox_y, p.bbox_w, p.bbox_h, p.polygon, p.area, p.confidence, p.is_validated,
+       p.object_id, p.category, p.bbox_x, p.bbox_y, p.bbox_w, p.bbox_h, p.polygon, p.rle, p.area, p.confidence,
+       p.is_validated,
        coalesce(n.source_id <> p.source_id, FALSE) AS is_replaced
 FROM picked AS p
 JOIN registry.sources AS s ON s.source_id = p.source_id AND s.source_type = 'image'

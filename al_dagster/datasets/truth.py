@@ -1,82 +1,18 @@
-"""What the registry says of a frozen dataset: the measure that exports and splits are checked against."""
+"""Whether one split of a dataset leaks into another, by what the registry says of its images."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from al_dagster.core.geometry import clip_xyxy, xywh_to_xyxy
-from al_dagster.datasets.frozen import DatasetImage, FrozenDataset
+from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.selection import attach
 from al_dagster.datasets.splits import near_duplicate_leaks
 from al_dagster.registry.database import Registry
-
-_OBJECTS = """
-SELECT d.object_id, d.split, c.name AS category, o.bbox_x, o.bbox_y, o.bbox_w, o.bbox_h,
-       CAST(o.polygon AS VARCHAR) AS polygon, o.source_id, coalesce(f.frame_idx, 0) AS frame_idx, s.width, s.height
-FROM registry.dataset_objects AS d
-JOIN registry.objects AS o ON o.object_id = d.object_id
-JOIN registry.categories AS c ON c.category_id = o.category_id
-JOIN registry.sources AS s ON s.source_id = o.source_id
-LEFT JOIN registry.frames AS f ON f.frame_id = o.frame_id
-WHERE d.dataset_id = $dataset_id
-ORDER BY o.source_id, frame_idx, d.object_id
-"""
 
 _HASHES = """
 SELECT source_id, sha256, perceptual_hash, group_key, file_path
 FROM registry.sources
 WHERE list_contains($source_ids, source_id)
 """
-
-
-@dataclass(frozen=True)
-class TrueObject:
-    """An object as the registry has it.
-
-    Args:
-        object_id: its id.
-        category: its class.
-        box: (4,), x1, y1, x2, y2 in pixels, cut to the image.
-        corners: (k, 2), x, y of the outline of its mask, cut to the image; of its box if it has no mask.
-    """
-
-    object_id: str
-    category: str
-    box: NDArray[np.float64]
-    corners: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TrueImage:
-    """An image with objects as the registry has it.
-
-    Args:
-        split: where the dataset was frozen to have it.
-        width: in pixels.
-        height: in pixels.
-        objects: by id.
-    """
-
-    split: str
-    width: int
-    height: int
-    objects: list[TrueObject] = field(default_factory=list)
-
-
-def true_images(registry: Registry, dataset_id: str) -> dict[str, TrueImage]:
-    """The images of a dataset that have objects, by their name in an export."""
-    images: dict[str, TrueImage] = {}
-    with attach(registry.url) as connection:
-        rows = connection.execute(_OBJECTS, {"dataset_id": dataset_id}).to_arrow_table().to_pylist()
-    for row in rows:
-        name = DatasetImage.name_of(row["source_id"], row["frame_idx"])
-        image = images.setdefault(name, TrueImage(row["split"], row["width"], row["height"]))
-        image.objects.append(_true_object(row))
-    return images
 
 
 def find_leaks(registry: Registry, dataset: FrozenDataset, duplicate_distance: int) -> list[str]:
@@ -123,12 +59,3 @@ def _picture_leaks(sources: Sequence[dict[str, Any]], splits: dict[str, str], du
         f"{sources[leak.first]['file_path']} in {of_split[leak.first]}"
         for leak in leaks
     ]
-
-
-def _true_object(row: dict[str, Any]) -> TrueObject:
-    width, height = row["width"], row["height"]
-    box = clip_xyxy(xywh_to_xyxy(np.array([[row[f"bbox_{key}"] for key in "xywh"]])), width, height)[0]
-    outlines = [np.array(ring).reshape(-1, 2) for ring in json.loads(row["polygon"] or "null") or []]
-    outlines = [points for points in outlines if len(points) > 2]
-    corners = np.concatenate(outlines) if outlines else box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
-    return TrueObject(row["object_id"], row["category"], box, np.clip(corners, 0, [width, height]))

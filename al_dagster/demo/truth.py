@@ -10,9 +10,9 @@ import yaml
 from PIL import Image
 
 from al_dagster.core.settings import Settings
+from al_dagster.datasets.manifest import read_manifest
 from al_dagster.demo.scoring import Label, read_truth
 from al_dagster.registry.database import open_registry
-from al_dagster.registry.sources import get_source
 from al_dagster.resources import ExportsResource
 from al_dagster.training.dataset import ExportedDataset
 from al_dagster.training.evaluate import evaluate
@@ -30,7 +30,8 @@ def map50_against_truth(settings: Settings, dataset: str, weights: Path, truth: 
     exports = ExportsResource(folder=str(settings.exports_dir))
     with open_registry(settings.database_url) as registry:
         exported, config = exports.exported(registry, dataset)
-        originals = {path: get_source(registry, path.stem)["file_name"] for path in exported.images("test")}
+    sources = read_manifest(exported.path.parent)["images"]
+    originals = {path: Path(sources[path.name]["original"]).name for path in exported.images("test")}
     settings.scratch_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=settings.scratch_dir) as folder:
         true_dataset = _with_true_boxes(exported, Path(folder), originals, read_truth(truth))

@@ -13,7 +13,6 @@ from al_dagster.labelling.masks import RunMasks
 
 DUPLICATE_IOU = 0.95
 NORM_TOLERANCE = 1e-3
-PIXEL_TOLERANCE = 1.0
 MOST_QUARANTINED = 0.1
 
 
@@ -48,12 +47,11 @@ def no_duplicate_boxes(detections: pa.Table) -> Verdict:
 
 
 def masks_inside_boxes(masks: pa.Table, detections: pa.Table, store: RunMasks) -> Verdict:
-    """Every mask has pixels, lies inside its box to the pixel, and its file is there."""
+    """Every mask has pixels, lies in the pixels that its box touches, and its file is there."""
     boxes = dict(zip(detections["object_id"].to_pylist(), xywh_to_xyxy(_boxes(detections)), strict=True))
     low, high = _extents(masks["polygon"])
     corners = np.array([boxes[object_id] for object_id in masks["object_id"].to_pylist()]).reshape(-1, 4)
-    good = (low >= corners[:, :2] - PIXEL_TOLERANCE).all(axis=1)
-    good &= (high <= corners[:, 2:] + PIXEL_TOLERANCE).all(axis=1)
+    good = (low >= np.floor(corners[:, :2])).all(axis=1) & (high <= np.ceil(corners[:, 2:])).all(axis=1)
     good &= masks["area"].to_numpy() > 0
     good &= np.array([(store.root / path).exists() for path in masks["mask_path"].to_pylist()], dtype=bool)
     return _verdict(masks, good)
@@ -69,7 +67,7 @@ def embeddings_well_formed(embeddings: pa.Table, dimension: int) -> Verdict:
 
 
 def _extents(polygons: pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The least and the greatest x and y of each polygon's rings, (n, 2) each; NaN where it has no corner."""
+    """The smallest and the largest x and y of each polygon's rings, (n, 2) each; NaN where it has no corner."""
     rings = pc.list_flatten(polygons)
     owners = np.repeat(pc.list_parent_indices(polygons).to_numpy(), pc.list_value_length(rings).to_numpy() // 2)
     corners = pc.list_flatten(rings).to_numpy().reshape(-1, 2)

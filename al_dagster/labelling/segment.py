@@ -1,4 +1,4 @@
-"""Segmentation: a mask for every box, kept as a PNG in the mask store and as polygons in the lake."""
+"""Segmentation: a mask for every box, kept as a PNG in the mask store, as run lengths and polygons in the lake."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from al_dagster.core.fingerprints import fingerprint
+from al_dagster.core.rle import encode
 from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new, of_frames, with_failures
@@ -14,7 +15,7 @@ from al_dagster.vision.parallel import stream_calls
 from al_dagster.vision.polygons import mask_polygons
 from al_dagster.vision.protocols import Mask, Segmenter
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 
 def segment(
@@ -95,6 +96,7 @@ def _row(box: dict[str, Any], frame: dict[str, Any], mask: Mask, print_: str, ma
         "frame_id": box["frame_id"],
         "mask_path": masks.write(frame, box["object_id"], print_, mask),
         "polygon": mask_polygons(mask),
+        "rle": encode(mask.pixels, mask.x, mask.y, frame["width"], frame["height"]),
         "area": float(mask.area),
         "score": round(float(mask.score), 6),
     }

@@ -49,9 +49,10 @@ class ExportedDataset:
         return tuple(str(name) for name in names)
 
     def images(self, split: str) -> list[Path]:
-        """The images of a split, sorted by name; none if the export has no such split."""
-        folder = self._data().get(split)
-        if not folder:
+        """The images of a split, sorted by name; none if it has none of its own, though those of train stand in."""
+        data = self._data()
+        folder = data.get(split)
+        if not folder or (split != "train" and folder == data.get("train")):
             return []
         path = self.path / str(folder)
         return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else []

@@ -13,6 +13,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.training.config import TrainingConfig
 from al_dagster.training.dataset import ExportedDataset
+from al_dagster.training.evaluate import choose_split
 from al_dagster.training.models import check_model, model_argument
 from al_dagster.training.staging import stage
 from al_dagster.training.tracking import FINGERPRINT_TAG, WEIGHTS_FOLDER, Tracking
@@ -89,7 +90,8 @@ def train(
         on_progress: called after each epoch.
 
     Raises:
-        UserError: the extra, the model's weights or the dataset's train split is missing, or memory ran out.
+        UserError: the extra, the model's weights or the dataset's train split is missing, no split has objects to
+            evaluate the model on, or memory ran out.
         YoloError: the training process failed.
     """
     require_train_extra()
@@ -145,6 +147,7 @@ def _train(
     """Train in a scratch folder of this one training, record it, and return the MLflow run's id."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
+    choose_split(dataset)  # Hours of training end in an evaluation, or do not begin.
     data, validation = stage(dataset, scratch / "data")
     if validation != "val":
         logger.warning("the val split is empty, the train split stands in for it", dataset=dataset.name)

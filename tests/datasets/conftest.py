@@ -11,6 +11,8 @@ from PIL import Image as Pillow
 
 from al_dagster.core.ids import frame_id, object_id
 from al_dagster.core.project import ProjectConfig
+from al_dagster.core.rle import encode
+from al_dagster.datasets.build import BuiltDataset, build_dataset
 from al_dagster.datasets.definition import DatasetDefinition
 from al_dagster.media.inspection import inspect_file
 from al_dagster.registry.batches import FileEntry, claim_files, mark_labelled
@@ -18,6 +20,8 @@ from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.registry.projects import save_project
 from al_dagster.registry.sources import register_frames, register_sources
+from al_dagster.vision.polygons import mask_polygons
+from al_dagster.vision.protocols import Mask
 
 MAX_PIXELS = 10_000_000
 DISTANCE = 6
@@ -32,12 +36,17 @@ class Lab:
 
     root: Path
     registry: Registry
-    polygons: dict[str, list[list[float]]] = field(default_factory=dict)
+    masks: dict[str, Mask] = field(default_factory=dict)
     max_pixels: int = MAX_PIXELS
     distance: int = DISTANCE
 
     def definition(self, **values: Any) -> DatasetDefinition:
         return DatasetDefinition.model_validate({"name": "parts", "project": "parts", **values})
+
+    def build(self, **values: Any) -> BuiltDataset:
+        """Build the definition with these values."""
+        definition = self.definition(**values)
+        return build_dataset(self.registry, definition, duplicate_distance=self.distance, run_id="run-1")
 
     def draw(self, name: str, seed: int, size: tuple[int, int] = (96, 64), **options: Any) -> Path:
         """An image file that resembles no other of another seed."""
@@ -73,7 +82,7 @@ class Lab:
         )
         if register:
             objects = [
-                self._object(project, row["source_id"], label)
+                self._object(project, row["source_id"], label, (row["width"], row["height"]))
                 for row in ready
                 for label in labels[Path(row["file_path"])]
             ]
@@ -96,9 +105,9 @@ class Lab:
             labels[path] = [("nut", (4.25, 5.5, 20, 15 + seed % 7), 0.9), ("bolt", (40, 20, 33.3, 12.7), 0.6)]
         return self.label(labels)
 
-    def _object(self, project: str, source: str, label: Label) -> LabelledObject:
+    def _object(self, project: str, source: str, label: Label, size: tuple[int, int]) -> LabelledObject:
         category, (x, y, w, h), confidence = label
-        ring = [x + 1, y + 1, x + w - 1, y + 1, x + w / 2, y + h - 1]
+        mask = self.masks.get(category, _disc(x, y, w, h))
         return LabelledObject(
             object_id(project, source, 0, f"model-{category}", (x, y, w, h)),
             frame_id(source, 0),
@@ -107,9 +116,18 @@ class Lab:
             (x, y, w, h),
             confidence,
             "model@1",
-            polygon=self.polygons.get(category, [ring]) if category == "nut" else None,
-            area=w * h / 2 if category == "nut" else None,
+            polygon=mask_polygons(mask) if category == "nut" else None,
+            mask_rle=encode(mask.pixels, mask.x, mask.y, *size) if category == "nut" else None,
+            area=float(mask.area) if category == "nut" else None,
         )
+
+
+def _disc(x: float, y: float, w: float, h: float) -> Mask:
+    """A disc with a hole, in the pixels that a box touches."""
+    left, top = max(0, int(x)), max(0, int(y))
+    columns, rows = np.arange(left, int(np.ceil(x + w))) + 0.5, np.arange(top, int(np.ceil(y + h))) + 0.5
+    radius = ((columns - x - w / 2) / w) ** 2 + ((rows[:, None] - y - h / 2) / h) ** 2
+    return Mask((radius <= 0.25) & (radius > 0.02), left, top, 1.0)
 
 
 def _labs(folder: Path) -> Iterator[Callable[[str], Lab]]:

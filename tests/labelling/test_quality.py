@@ -1,3 +1,4 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -67,6 +68,19 @@ def test_the_same_box_of_another_label_or_another_frame_is_no_duplicate(labelled
     other_frame = detections["frame_id"][3].as_py()
     twice = planted(planted(twice, "label", "person", row=4), "frame_id", other_frame, row=5)
     assert quality.no_duplicate_boxes(twice).passed
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_a_mask_one_pixel_outside_its_box_fails(labelled, side):
+    detections, masks = labelled.last("detections"), labelled.last("masks")
+    x, y, w, h = (detections[column][0].as_py() for column in ("bbox_x", "bbox_y", "bbox_w", "bbox_h"))
+    left, top, right, bottom = np.floor(x), np.floor(y), np.ceil(x + w), np.ceil(y + h)
+    touched = [left, top, left, bottom, right, bottom, right, top]
+    outside = [[left - 1, top], [left, top - 1], [right + 1, top], [left, bottom + 1]][side]
+
+    assert quality.masks_inside_boxes(planted(masks, "polygon", [touched]), detections, labelled.masks).passed
+    verdict = quality.masks_inside_boxes(planted(masks, "polygon", [touched + outside]), detections, labelled.masks)
+    assert (verdict.passed, verdict.figures["wrong"]) == (False, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from al_dagster.core.rle import decode
 from al_dagster.labelling.masks import RunMasks
 from al_dagster.registry.masks import MaskStore
 
@@ -19,7 +20,7 @@ def files_of(chain) -> set[str]:
     return {str(path.relative_to(chain.masks.root)) for path in chain.masks.root.rglob("*.png")}
 
 
-def test_every_box_gets_a_mask_with_a_file_of_the_whole_frame(chain):
+def test_every_box_gets_a_mask_as_a_file_and_as_run_lengths_of_the_whole_frame(chain):
     table = chain.up_to("mask_table").table
     assert table["object_id"].to_pylist() == chain.last("detections")["object_id"].to_pylist()
     assert files_of(chain) == set(table["mask_path"].to_pylist())
@@ -28,6 +29,7 @@ def test_every_box_gets_a_mask_with_a_file_of_the_whole_frame(chain):
         assert pixels.shape == (120, 160)
         assert pixels.sum() == row["area"]
         assert 0 <= row["score"] <= 1
+        assert np.array_equal(decode(row["rle"], 160, 120), pixels)
 
 
 def test_a_disc_is_cut_out_as_a_disc(chain):

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,17 @@ def test_classes_and_images_are_those_of_the_export(dataset: ExportedDataset) ->
     assert [image.name for image in dataset.images("train")] == ["0.jpg", "1.png", "2.png"]
     assert dataset.images("holdout") == []
     assert all(dataset.label_file(image).exists() for image in dataset.images("test"))
+
+
+def test_train_images_that_stand_in_for_val_are_no_val_images(
+    tmp_path: Path, make_export: Callable[..., ExportedDataset]
+) -> None:
+    dataset = make_export(tmp_path / "export", {"train": 2})
+    with (dataset.path / "data.yaml").open("a") as file:
+        file.write("val: images/train\n")
+
+    assert len(dataset.images("train")) == 2
+    assert dataset.images("val") == []
 
 
 @given(

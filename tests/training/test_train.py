@@ -54,6 +54,23 @@ def test_a_training_gives_registered_weights_and_curves(trained: Any, tracking: 
     assert files >= {"train.log", "results.csv", "weights"}
 
 
+def test_a_dataset_with_nothing_to_evaluate_on_is_refused_before_training(
+    make_export: Callable[..., ExportedDataset],
+    config: TrainingConfig,
+    tracking: Tracking,
+    tmp_path: Path,
+    no_process: None,
+) -> None:
+    dataset = make_export(tmp_path / "export", {"train": 1}, name="unmeasurable")
+    with (dataset.path / "data.yaml").open("a") as file:
+        file.write("val: images/train\n")
+
+    with pytest.raises(UserError, match="has no objects in its test and val splits to evaluate on"):
+        train(dataset, config, tracking, tmp_path / "work")
+
+    assert tracking.client.search_experiments(filter_string="name = 'unmeasurable'") == []
+
+
 def test_training_reaches_for_no_network(trained: Any) -> None:
     assert not trained.network_log.exists(), trained.network_log.read_text()
 
