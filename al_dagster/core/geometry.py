@@ -3,6 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+MIN_SIDE = 1.0
+"""A box whose part inside the image is narrower or lower than this, in pixels, shows nothing that can be learned."""
+
 
 def xywh_to_xyxy(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
     """Corners of boxes.

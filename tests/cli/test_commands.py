@@ -26,7 +26,7 @@ from al_dagster.registry.projects import list_projects, save_project
 COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "calibrate", "lineage", "doctor", "ui")
 GROUPS = {
     "objects": ("list", "show", "validate", "edit", "delete", "accept"),
-    "dataset": ("create", "list", "build", "export"),
+    "dataset": ("create", "list", "build", "export", "show"),
 }
 AL = Path(sys.executable).with_name("al")
 
