@@ -24,7 +24,7 @@ from al_dagster.datasets.content import table_hash
 from al_dagster.datasets.definition import DatasetDefinition
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.report import EXAMPLES, BuildReport, HeldOut, LeftOut, report_of
-from al_dagster.datasets.selection import Pool, read_pool
+from al_dagster.datasets.selection import Pool, parse_polygons, read_pool
 from al_dagster.datasets.splits import SPLITS, hold_out, near_duplicate_leaks, split_codes
 from al_dagster.datasets.versions import store_version
 from al_dagster.registry.database import Registry
@@ -86,7 +86,7 @@ class Selected:
 
     Args:
         classes: class names, in the order of their YOLO ids.
-        table: rows of ``core.schemas.DATASET``, with ``mask_path`` beside them.
+        table: rows of ``core.schemas.DATASET``, with ``mask_path`` beside them and ``polygon`` as JSON text.
         content_hash: of what the rows and the definition say.
         left_out: what is left out.
         held_out: of that, the images that are nearly the same as one in another split.
@@ -203,7 +203,7 @@ def select_content(registry: Registry, definition: DatasetDefinition, duplicate_
         UserError: the project or a class is unknown, or nothing is selected.
     """
     project = get_project(registry, definition.project)
-    pool = read_pool(registry.url, project.name)
+    pool = read_pool(registry, project.name, with_deleted=definition.filter.is_validated is True)
     classes = _classes(project, pool.used_categories, definition)
     choice = choose(pool, definition, classes)
     frames = pool.frames.take(pa.array(choice.frames))
@@ -230,6 +230,8 @@ def frozen_rows(selected: Selected, masks: MaskStore) -> pa.Table:
     A mask that is in the registry as a file only, as before masks were kept as run lengths, is read from there.
     """
     table = selected.table
+    where = table.schema.get_field_index("polygon")
+    table = table.set_column(where, "polygon", parse_polygons(table["polygon"]))
     unread = pc.and_(pc.is_null(table["rle"]), pc.is_valid(table["mask_path"]))
     at = np.flatnonzero(unread.to_numpy())
     if len(at):
@@ -322,7 +324,7 @@ def _rows(
     objects = objects[np.argsort(rank[choice.frame_of[objects]], kind="stable")]
     frame = rank[choice.frame_of[objects]]
     # A frame without objects has one row, whose object is empty.
-    background = np.setdiff1d(np.arange(len(kept)), frame)
+    background = np.flatnonzero(np.bincount(frame, minlength=len(kept)) == 0)
     at = np.searchsorted(frame, background)
     frame = np.insert(frame, at, background)
     is_object = np.insert(np.ones(len(objects), dtype=np.bool_), at, False)

@@ -52,7 +52,6 @@ def _feed(parts: dict[str, Any], path: str, values: pa.Array) -> None:
     elif pa.types.is_integer(kind):
         parts[f"{path}values"].update(values.fill_null(0).to_numpy().astype("<i8"))
     elif pa.types.is_floating(kind):
-        # Adding 0.0 turns -0.0 into 0.0, which is the same place.
-        parts[f"{path}values"].update(values.fill_null(0.0).to_numpy().astype("<f8") + 0.0)
+        parts[f"{path}values"].update(values.fill_null(0.0).to_numpy().astype("<f8", copy=False))
     else:
         raise TypeError(f"a column of {kind} cannot be hashed")

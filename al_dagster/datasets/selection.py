@@ -3,8 +3,9 @@
 Frames and objects come as Arrow tables, each in one scan; which of them go in is decided in ``datasets.choice``.
 """
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.engine import make_url
 
 from al_dagster.core.errors import UserError
+from al_dagster.registry.database import Registry
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,7 +66,7 @@ ORDER BY s.created_at, s.source_id, f.frame_idx
 
 _OBJECTS = """
 SELECT object_id, frame_id, CAST(category_id AS INTEGER) AS category_id, bbox_x, bbox_y, bbox_w, bbox_h,
-       from_json(polygon, '[["DOUBLE"]]') AS polygon, mask_path, mask_rle AS rle, area, confidence,
+       CAST(polygon AS VARCHAR) AS polygon, mask_path, mask_rle AS rle, area, confidence,
        calibrated_confidence, CAST(is_validated AS BOOLEAN) AS is_validated, detection_model
 FROM registry.objects
 WHERE project_id = $project AND state = 'active' AND category_id IS NOT NULL
@@ -75,6 +77,13 @@ SELECT DISTINCT frame_id, CAST(category_id AS INTEGER) AS category_id
 FROM registry.objects
 WHERE project_id = $project AND state = 'deleted' AND category_id IS NOT NULL
 """
+
+_PARSED = """SELECT from_json(polygon, '[["DOUBLE"]]') AS polygon FROM rows"""
+
+_STATE = "PRAGMA data_version"  # changes when another connection commits
+
+_UNDISTURBED_ATTEMPTS = 3
+_POLYGONS_A_BATCH = 50_000
 
 _CATEGORIES = "SELECT CAST(category_id AS INTEGER), name FROM registry.categories"
 
@@ -87,8 +96,8 @@ class Pool:
         frames: a row a frame of its images, in the order in which they were registered, then of the frames. An image
             whose frames are not known yet has one row with an empty ``frame_id``. ``file_path`` is the project's own
             newest path of the content; ``is_replaced`` says that other content was seen since at all of them.
-        objects: a row an active object, in no order.
-        deleted: frame and category of objects that people deleted, each pair once.
+        objects: a row an active object, in no order; ``polygon`` is JSON text.
+        deleted: frame and category of objects that people deleted, each pair once; empty unless asked for.
         categories: names by id.
     """
 
@@ -103,22 +112,52 @@ class Pool:
         return sorted(self.categories[category_id] for category_id in self.objects["category_id"].unique().to_pylist())
 
 
-def read_pool(registry_url: str, project: str) -> Pool:
-    """Read what a project has, as one consistent state.
+def read_pool(registry: Registry, project: str, *, with_deleted: bool = False) -> Pool:
+    """Read what a project has, in one state of the registry.
+
+    The scans are parallel, each with a connection of its own. When something was written meanwhile, they are repeated;
+    at last, writers wait.
+
+    Args:
+        registry: the registry.
+        project: the project.
+        with_deleted: read what people deleted too, which takes another scan.
 
     Raises:
         UserError: the registry is not a SQLite file.
     """
-    with attach(registry_url) as connection:
-        connection.begin()
+    with attach(registry.url) as connection, closing(sqlite3.connect(_file_of(registry.url))) as witness:
         # Rows are sorted where they are frozen.
         connection.execute("SET preserve_insertion_order = false")
-        frames, objects, deleted = (
-            connection.execute(statement, {"project": project}).to_arrow_table()
-            for statement in (_FRAMES, _OBJECTS, _DELETED)
-        )
-        categories = dict(connection.execute(_CATEGORIES).fetchall())
-    return Pool(frames, objects, deleted, categories)
+        for _ in range(_UNDISTURBED_ATTEMPTS):
+            before = witness.execute(_STATE).fetchone()
+            pool = _read(connection, project, with_deleted)
+            if witness.execute(_STATE).fetchone() == before:
+                return pool
+        with registry.session() as session:
+            session.connection()  # takes the lock
+            return _read(connection, project, with_deleted)
+
+
+def _read(connection: "duckdb.DuckDBPyConnection", project: str, with_deleted: bool) -> Pool:
+    frames, objects, deleted = (
+        connection.execute(statement, {"project": project}).to_arrow_table()
+        for statement in (_FRAMES, _OBJECTS, _DELETED if with_deleted else f"{_DELETED} LIMIT 0")
+    )
+    return Pool(frames, objects, deleted, dict(connection.execute(_CATEGORIES).fetchall()))
+
+
+def parse_polygons(texts: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """Polygons, which are JSON text in the registry, as rings of x, y, x, y, …: lists of lists of numbers."""
+    import duckdb
+    import pyarrow as pa
+
+    # DuckDB parses the batches of a table side by side.
+    batches = pa.table({"polygon": texts}).to_batches(max_chunksize=_POLYGONS_A_BATCH)
+    rows = pa.Table.from_batches(batches, schema=pa.schema([("polygon", pa.string())]))
+    with duckdb.connect() as connection:
+        connection.register("rows", rows)
+        return connection.execute(_PARSED).to_arrow_table()["polygon"]
 
 
 @contextmanager
@@ -132,16 +171,21 @@ def attach(registry_url: str) -> "Iterator[duckdb.DuckDBPyConnection]":
     """
     import duckdb
 
+    path = _file_of(registry_url)
+    with duckdb.connect() as connection:
+        connection.execute(f"LOAD {_quoted(_extension('sqlite_scanner'))}")
+        connection.execute(f"ATTACH {_quoted(path)} AS registry (TYPE sqlite, READ_ONLY)")
+        yield connection
+
+
+def _file_of(registry_url: str) -> str:
     url = make_url(registry_url)
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         raise UserError(
             f"the registry {url.render_as_string()} cannot be selected from: datasets need a registry in a SQLite "
             "file; set AL_REGISTRY_URL to sqlite:///PATH"
         )
-    with duckdb.connect() as connection:
-        connection.execute(f"LOAD {_quoted(_extension('sqlite_scanner'))}")
-        connection.execute(f"ATTACH {_quoted(url.database)} AS registry (TYPE sqlite, READ_ONLY)")
-        yield connection
+    return url.database
 
 
 def _extension(name: str) -> str:

@@ -33,19 +33,11 @@ def table(values: list[dict[str, object]]) -> pa.Table:
     return pa.Table.from_pylist(values, schema=SCHEMA)
 
 
-def plus_zero(value: object) -> object:
-    """The value with every -0.0 as 0.0."""
-    if isinstance(value, list):
-        return [plus_zero(item) for item in value]
-    if isinstance(value, dict):
-        return {name: plus_zero(item) for name, item in value.items()}
-    return value + 0.0 if isinstance(value, float) else value
-
-
 @given(rows, rows)
 @settings(deadline=None)
 def test_only_equal_values_have_the_same_hash(first: list[dict[str, object]], second: list[dict[str, object]]):
-    same = plus_zero(first) == plus_zero(second)
+    # As text, -0.0 is not 0.0.
+    same = repr(first) == repr(second)
 
     assert (table_hash(table(first)) == table_hash(table(second))) == same
 

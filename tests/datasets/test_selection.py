@@ -1,5 +1,7 @@
 import shutil
 import sqlite3
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ def other(lab: Any) -> str:
 
 
 def frames(lab: Any, project: str = "parts") -> dict[str, dict[str, Any]]:
-    return {row["source_id"]: row for row in read_pool(lab.registry.url, project).frames.to_pylist()}
+    return {row["source_id"]: row for row in read_pool(lab.registry, project).frames.to_pylist()}
 
 
 def copy(source: Path, folder: str) -> Path:
@@ -41,7 +43,7 @@ def test_selecting_sees_what_is_committed_while_another_process_writes(lab: Any)
     try:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE objects SET state = 'deleted'")
-        pool = read_pool(lab.registry.url, "parts")
+        pool = read_pool(lab.registry, "parts")
     finally:
         writer.execute("ROLLBACK")
         writer.close()
@@ -142,3 +144,32 @@ def test_each_page_of_a_file_is_a_frame_with_its_own_size_and_background(lab: An
     assert found == {0: (96, 64, 1), 1: (300, 200, 1), 2: (96, 64, 0)}
     assert sum(built.report.background.values()) == 1
     assert len({image.split for image in built.dataset.images}) == 1
+
+
+def test_frames_and_objects_are_of_one_state_while_somebody_writes_all_the_time(lab: Any):
+    path = lab.draw("a.png", 0)
+    lab.label({path: NUT})
+    flip = (
+        "UPDATE objects SET state = CASE state WHEN 'active' THEN 'deleted' ELSE 'active' END",
+        "UPDATE frame_labels SET is_unsure = 1 - is_unsure",
+    )
+    stop = threading.Event()
+
+    def write() -> None:
+        with closing(sqlite3.connect(str(make_url(lab.registry.url).database), timeout=30)) as writer:
+            while not stop.is_set():
+                with writer:
+                    for statement in flip:
+                        writer.execute(statement)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        pools = [read_pool(lab.registry, "parts", with_deleted=True) for _ in range(10)]
+    finally:
+        stop.set()
+        thread.join()
+
+    for pool in pools:
+        is_unsure = pool.frames["is_unsure"].to_pylist() == [True]
+        assert (pool.objects.num_rows, pool.deleted.num_rows) == ((0, 1) if is_unsure else (1, 0))
