@@ -1,4 +1,4 @@
-"""What a project has for a dataset: SQL in DuckDB over the registry, attached read-only.
+"""What a project has for a dataset: SQL in DuckDB over a copy of the registry.
 
 Frames and objects come as Arrow tables, each in one scan; which of them go in is decided in ``datasets.choice``.
 """
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import make_url
@@ -80,9 +82,6 @@ WHERE project_id = $project AND state = 'deleted' AND category_id IS NOT NULL
 
 _PARSED = """SELECT from_json(polygon, '[["DOUBLE"]]') AS polygon FROM rows"""
 
-_STATE = "PRAGMA data_version"  # changes when another connection commits
-
-_UNDISTURBED_ATTEMPTS = 3
 _POLYGONS_A_BATCH = 50_000
 
 _CATEGORIES = "SELECT CAST(category_id AS INTEGER), name FROM registry.categories"
@@ -115,9 +114,6 @@ class Pool:
 def read_pool(registry: Registry, project: str, *, with_deleted: bool = False) -> Pool:
     """Read what a project has, in one state of the registry.
 
-    The scans are parallel, each with a connection of its own. When something was written meanwhile, they are repeated;
-    at last, writers wait.
-
     Args:
         registry: the registry.
         project: the project.
@@ -126,25 +122,14 @@ def read_pool(registry: Registry, project: str, *, with_deleted: bool = False) -
     Raises:
         UserError: the registry is not a SQLite file.
     """
-    with attach(registry.url) as connection, closing(sqlite3.connect(_file_of(registry.url))) as witness:
+    with attach(registry.url) as connection:
         # Rows are sorted where they are frozen.
         connection.execute("SET preserve_insertion_order = false")
-        for _ in range(_UNDISTURBED_ATTEMPTS):
-            before = witness.execute(_STATE).fetchone()
-            pool = _read(connection, project, with_deleted)
-            if witness.execute(_STATE).fetchone() == before:
-                return pool
-        with registry.session() as session:
-            session.connection()  # takes the lock
-            return _read(connection, project, with_deleted)
-
-
-def _read(connection: "duckdb.DuckDBPyConnection", project: str, with_deleted: bool) -> Pool:
-    frames, objects, deleted = (
-        connection.execute(statement, {"project": project}).to_arrow_table()
-        for statement in (_FRAMES, _OBJECTS, _DELETED if with_deleted else f"{_DELETED} LIMIT 0")
-    )
-    return Pool(frames, objects, deleted, dict(connection.execute(_CATEGORIES).fetchall()))
+        frames, objects, deleted = (
+            connection.execute(statement, {"project": project}).to_arrow_table()
+            for statement in (_FRAMES, _OBJECTS, _DELETED if with_deleted else f"{_DELETED} LIMIT 0")
+        )
+        return Pool(frames, objects, deleted, dict(connection.execute(_CATEGORIES).fetchall()))
 
 
 def parse_polygons(texts: "pa.ChunkedArray") -> "pa.ChunkedArray":
@@ -162,9 +147,11 @@ def parse_polygons(texts: "pa.ChunkedArray") -> "pa.ChunkedArray":
 
 @contextmanager
 def attach(registry_url: str) -> "Iterator[duckdb.DuckDBPyConnection]":
-    """A DuckDB connection in which the registry's tables are ``registry.objects`` and so on, read-only.
+    """A DuckDB connection in which the registry's tables are ``registry.objects`` and so on, as they are now.
 
-    Works while another process writes to the registry, and sees what is committed.
+    DuckDB reads a copy, made while others may write: it brings a SQLite of its own, and two in one process do not see
+    each other's locks, so that on the file itself one would pull the shared memory from under the other. The copy is
+    also one state of the registry, however many statements read it and however parallel.
 
     Raises:
         UserError: the registry is not a SQLite file.
@@ -172,10 +159,16 @@ def attach(registry_url: str) -> "Iterator[duckdb.DuckDBPyConnection]":
     import duckdb
 
     path = _file_of(registry_url)
-    with duckdb.connect() as connection:
-        connection.execute(f"LOAD {_quoted(_extension('sqlite_scanner'))}")
-        connection.execute(f"ATTACH {_quoted(path)} AS registry (TYPE sqlite, READ_ONLY)")
-        yield connection
+    with TemporaryDirectory(prefix="al-registry-") as folder:
+        copy = Path(folder) / "registry.db"
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+            target.execute("PRAGMA synchronous = OFF")
+            source.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+        with duckdb.connect() as connection:
+            connection.execute(f"LOAD {_quoted(_extension('sqlite_scanner'))}")
+            connection.execute(f"ATTACH {_quoted(str(copy))} AS registry (TYPE sqlite, READ_ONLY)")
+            yield connection
 
 
 def _file_of(registry_url: str) -> str:
