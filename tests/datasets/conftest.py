@@ -49,9 +49,12 @@ class Lab:
 
     def build(self, **values: Any) -> BuiltDataset:
         """Build the definition with these values."""
+        return self.freeze(self.definition(**values))
+
+    def freeze(self, definition: DatasetDefinition) -> BuiltDataset:
         return build_dataset(
             self.registry,
-            self.definition(**values),
+            definition,
             lake=self.lake,
             masks_dir=self.root / "masks",
             duplicate_distance=self.distance,
