@@ -79,6 +79,29 @@ def true_images(registry: Registry, dataset_id: str) -> dict[str, TrueImage]:
     return images
 
 
+def frozen_images(dataset: FrozenDataset) -> dict[str, TrueImage]:
+    """The images of a dataset that have objects, as they were frozen, by their name in an export."""
+    rows: list[dict[str, Any]] = [
+        {
+            "object_id": item.object_id,
+            "category": item.category,
+            **dict(zip(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), item.bbox, strict=True)),
+            "polygon": json.dumps(item.polygon),
+            "width": image.width,
+            "height": image.height,
+            "name": image.name,
+            "split": image.split,
+        }
+        for image in dataset.images
+        for item in image.objects
+    ]
+    images: dict[str, TrueImage] = {}
+    for row in rows:
+        image = images.setdefault(row["name"], TrueImage(row["split"], row["width"], row["height"]))
+        image.objects.append(_true_object(row))
+    return images
+
+
 def find_leaks(registry: Registry, dataset: FrozenDataset, duplicate_distance: int) -> list[str]:
     """A sentence for each way in which one split of a dataset leaks into another; none is what every build owes.
 

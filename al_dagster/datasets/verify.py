@@ -18,9 +18,8 @@ from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.images import image_folder
 from al_dagster.datasets.manifest import damaged_files, read_manifest, unlisted_files
 from al_dagster.datasets.splits import SPLITS
-from al_dagster.datasets.truth import TrueImage, TrueObject, find_leaks, true_images
+from al_dagster.datasets.truth import TrueImage, TrueObject, find_leaks, frozen_images
 from al_dagster.registry.database import Registry
-from al_dagster.registry.datasets import get_dataset
 
 _TOLERANCE = 0.01
 _YOLO_STEP = 2e-6
@@ -41,16 +40,15 @@ def no_split_leakage(registry: Registry, dataset: pa.Table, duplicate_distance: 
     return _verdict(find_leaks(registry, frozen, duplicate_distance), {"images": len(frozen.images)})
 
 
-def export_equals_registry(registry: Registry, name: str) -> Verdict:
-    """The newest version of a dataset was exported, and its files say what the registry says."""
-    record = get_dataset(registry, name)
-    if record.export_path is None:
-        return _verdict([f"dataset {name} {record.version} is not exported"], {"objects": 0})
-    problems = verify_export(Path(record.export_path), registry, record.dataset_id)
-    return _verdict(problems, {"objects": record.object_count})
+def export_equals_registry(dataset: FrozenDataset, export_path: str | None) -> Verdict:
+    """A version of a dataset was exported, and its files say what was frozen."""
+    if export_path is None:
+        return _verdict([f"dataset {dataset.name} {dataset.version} is not exported"], {"objects": 0})
+    problems = verify_export(Path(export_path), dataset)
+    return _verdict(problems, {"objects": sum(len(image.objects) for image in dataset.images)})
 
 
-def verify_export(folder: Path, registry: Registry, dataset_id: str) -> list[str]:
+def verify_export(folder: Path, dataset: FrozenDataset) -> list[str]:
     """Compare an export with the registry: files, classes, splits, images, boxes and outlines.
 
     Boxes and corners may differ by what the formats round away: a hundredth of a pixel, and for YOLO two millionths
@@ -58,8 +56,7 @@ def verify_export(folder: Path, registry: Registry, dataset_id: str) -> list[str
 
     Args:
         folder: the export.
-        registry: what it is compared with.
-        dataset_id: the dataset that it must hold.
+        dataset: what it must hold.
 
     Returns:
         A sentence for each difference; none if the export is right.
@@ -68,12 +65,11 @@ def verify_export(folder: Path, registry: Registry, dataset_id: str) -> list[str
         manifest = read_manifest(folder)
     except UserError as error:
         return [str(error)]
-    if manifest.get("dataset_id") != dataset_id:
-        return [f"{folder}: holds the dataset {manifest.get('dataset_id')}, not {dataset_id}"]
+    if manifest.get("dataset_id") != dataset.dataset_id:
+        return [f"{folder}: holds the dataset {manifest.get('dataset_id')}, not {dataset.dataset_id}"]
     problems = damaged_files(folder, manifest["files"]) + unlisted_files(folder, manifest["files"])
-    truth = true_images(registry, dataset_id)
-    mapping = get_dataset(registry, dataset_id).category_mapping or {}
-    classes = sorted(mapping, key=lambda name: mapping[name])
+    truth = frozen_images(dataset)
+    classes = list(dataset.classes)
     for format_name in manifest["formats"]:
         root = folder / format_name
         try:

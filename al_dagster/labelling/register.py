@@ -13,6 +13,7 @@ from al_dagster.labelling.stage import StageResult, computed_units
 from al_dagster.registry.batches import mark_labelled
 from al_dagster.registry.database import Registry
 from al_dagster.registry.embedding_versions import ensure_version
+from al_dagster.registry.frame_labels import FrameOutcome, record_frames
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.vision.profiles import Models
 
@@ -120,6 +121,11 @@ def register(
     registration = register_batch(
         registry, project_id=project.name, batch_key=batch_key, run_id=run_id, frame_ids=labelled, objects=objects
     )
+    boxes: Counter[str] = Counter(row["frame_id"] for row in rows)
+    known: Counter[str] = Counter(row["frame_id"] for row in rows if row["category"] != UNKNOWN)
+    with registry.session() as session:
+        outcomes = {frame: FrameOutcome(is_unsure=bool(boxes[frame]) and not known[frame]) for frame in labelled}
+        record_frames(session, project.name, batch_key, outcomes)
     mark_labelled(
         registry,
         batch_key,

@@ -12,7 +12,6 @@ from PIL import Image as Pillow
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.progress import listening
-from al_dagster.datasets.build import build_dataset
 from al_dagster.datasets.export import Export, export_dataset
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.verify import verify_export
@@ -24,7 +23,7 @@ THIRDS = {"train": 0.4, "val": 0.3, "test": 0.3}
 
 def build(lab: Any, **values: Any) -> FrozenDataset:
     definition = lab.definition(**{"split": THIRDS, **values})
-    return build_dataset(lab.registry, definition, duplicate_distance=lab.distance, run_id=None).dataset
+    return lab.freeze(definition).dataset
 
 
 def export(lab: Any, dataset: FrozenDataset, folder: str = "exports") -> Export:
@@ -53,7 +52,7 @@ def test_an_export_has_a_folder_for_each_format_and_equals_the_registry(lab: Any
 
     assert done.folder == lab.root / "exports" / "parts" / "1.0"
     assert sorted(path.name for path in done.folder.iterdir()) == ["coco", "manifest.json", "yolo", "yolo-seg"]
-    assert verify_export(done.folder, lab.registry, dataset.dataset_id) == []
+    assert verify_export(done.folder, dataset) == []
     assert get_dataset(lab.registry, "parts").export_path == str(done.folder)
     assert {name: counts["images"] for name, counts in done.manifest["counts"].items()} == {
         split: sum(image.split == split for image in dataset.images) for split in THIRDS
@@ -71,7 +70,7 @@ def test_only_the_formats_asked_for_are_written(lab: Any):
     done = export(lab, dataset)
 
     assert sorted(path.name for path in done.folder.iterdir()) == ["coco", "manifest.json"]
-    assert verify_export(done.folder, lab.registry, dataset.dataset_id) == []
+    assert verify_export(done.folder, dataset) == []
     more = export(lab, build(lab, formats=["coco", "yolo"]))
     assert not more.reused
     assert sorted(path.name for path in more.folder.iterdir()) == ["coco", "manifest.json", "yolo"]
@@ -99,7 +98,7 @@ def test_a_whole_export_is_used_again_untouched(lab: Any):
 
     assert again.reused
     assert again.folder.stat().st_ino == inode
-    assert verify_export(again.folder, lab.registry, dataset.dataset_id) == []
+    assert verify_export(again.folder, dataset) == []
 
 
 def damage_label(folder: Path) -> None:
@@ -123,7 +122,7 @@ def test_a_damaged_export_is_noticed_and_repaired(lab: Any, damage: Callable[[Pa
     first = export(lab, dataset)
     whole = tree(first.folder)
     damage(first.folder)
-    assert verify_export(first.folder, lab.registry, dataset.dataset_id)
+    assert verify_export(first.folder, dataset)
 
     again = export(lab, dataset)
 
@@ -216,7 +215,7 @@ def test_where_links_are_impossible_images_are_copied_once_each(lab: Any, tmp_pa
         assert (done.linked, done.copied) == (0, 4)
         for path, source in sources.items():
             assert exported_image(done, source).read_bytes() == path.read_bytes()
-        assert verify_export(done.folder, lab.registry, dataset.dataset_id) == []
+        assert verify_export(done.folder, dataset) == []
 
 
 def _oriented(lab: Any) -> Path:
@@ -288,7 +287,7 @@ def test_images_that_are_not_plain_become_upright_pngs(lab: Any):
             np.testing.assert_array_equal(np.asarray(picture), read_image(path, max_pixels=lab.max_pixels))
         assert not written.samefile(path)
         assert path.read_bytes() == before[path]
-    assert verify_export(done.folder, lab.registry, dataset.dataset_id) == []
+    assert verify_export(done.folder, dataset) == []
 
 
 def test_odd_names_and_other_plain_files_are_linked_under_their_id(lab: Any):
@@ -304,7 +303,7 @@ def test_odd_names_and_other_plain_files_are_linked_under_their_id(lab: Any):
     for path, source in sources.items():
         assert exported_image(done, source).samefile(path)
         assert exported_image(done, source).name == f"{source}{path.suffix.lower()}"
-    assert verify_export(done.folder, lab.registry, dataset.dataset_id) == []
+    assert verify_export(done.folder, dataset) == []
 
 
 def test_an_original_behind_a_symbolic_link_is_linked_itself(lab: Any):
@@ -344,4 +343,4 @@ def test_an_older_version_can_be_exported_after_the_data_has_moved_on(lab: Any):
     done = export(lab, old)
 
     assert done.folder.name == "1.0"
-    assert verify_export(done.folder, lab.registry, old.dataset_id) == []
+    assert verify_export(done.folder, old) == []
