@@ -23,10 +23,8 @@ def test_an_old_version_is_exported_and_checked_as_it_was_frozen(bench, registry
     delete_object(registry, list_objects(registry)[0]["object_id"], "ann")
     second = bench.run("shapes", only=("dataset", "dataset_export"), checks=True)
 
-    old = bench.run(
-        "shapes", only=("dataset_export",), checks=True, ops={"dataset_export": {"config": {"version": "1.0"}}}
-    )
-    checked_alone = bench.run("shapes", only=(), check_only=[("dataset_export", "export_equals_registry")])
+    of_old = {"dataset_export": {"config": {"version": "1.0"}}}
+    old = bench.run("shapes", only=("dataset_export",), checks=True, ops=of_old)
 
     assert [first["version"], bench.metadata(second, "dataset")["version"]] == ["1.0", "1.1"]
     made = bench.metadata(old, "dataset_export")
