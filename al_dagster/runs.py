@@ -23,6 +23,7 @@ def execute(
     *,
     partition: str | None = None,
     partitions: dg.DynamicPartitionsDefinition | None = None,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Execute a job of the code location in this process.
 
@@ -30,6 +31,7 @@ def execute(
         job: its name.
         partition: key of the partition to materialize.
         partitions: the partitions definition, to which a new key is added.
+        config: of assets, by their names.
 
     Raises:
         UserError: the run failed for a reason that the user can put right; says what the asset said.
@@ -49,7 +51,10 @@ def execute(
                 resources=build_resources(settings),
                 raise_on_error=False,
                 run_id=run_id,
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                run_config={
+                    "ops": {asset: {"config": dict(values)} for asset, values in (config or {}).items()},
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                },
             )
         if not result.success:
             raise _failure(result, run_id)

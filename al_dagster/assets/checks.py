@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from al_dagster.assets.dataset import dataset, dataset_export
+from al_dagster.assets.dataset import DATASET_ID, dataset, dataset_export
 from al_dagster.assets.ingest import sources
 from al_dagster.assets.label import detections, embeddings, masks
 from al_dagster.assets.partitions import batches, datasets
@@ -88,25 +88,27 @@ def check_outbox_drained(context: Context, lake: Lake, registry: RegistryResourc
 
 @dg.asset_check(asset=dataset, partitions_def=datasets, name="no_split_leakage")
 def check_no_split_leakage(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
-    """No image is in a split while the same or nearly the same picture is in another."""
-    from al_dagster.datasets.verify import no_split_leakage
+    """No image is in a split while the same or nearly the same picture, or another of its group, is in another."""
+    from al_dagster.datasets.leaks import no_split_leakage
+    from al_dagster.datasets.versions import load_version
 
-    return _judge(
-        context,
-        lambda key: no_split_leakage(registry.open(), lake.lake.read("dataset", key), registry.duplicate_distance),
-    )
+    def rule(key: str) -> "Verdict":
+        frozen = load_version(registry.open(), lake.lake, _version(context, key))
+        return no_split_leakage(registry.open(), frozen, registry.duplicate_distance)
+
+    return _judge(context, rule)
 
 
 @dg.asset_check(asset=dataset_export, partitions_def=datasets, name="export_equals_registry")
 def check_export_equals_registry(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
     """What independent readers find in the exported files is what was frozen."""
-    from al_dagster.datasets.frozen import FrozenDataset
     from al_dagster.datasets.verify import export_equals_registry
-    from al_dagster.registry.datasets import get_dataset
+    from al_dagster.datasets.versions import read_version
 
     def rule(key: str) -> "Verdict":
-        frozen = FrozenDataset.from_table(lake.lake.read("dataset", key))
-        return export_equals_registry(frozen, get_dataset(registry.open(), frozen.dataset_id).export_path)
+        version = read_version(registry.open(), lake.lake, _version(context, key))
+        record = version.record
+        return export_equals_registry(version.dataset, record.export_path, record.exported_at)
 
     return _judge(context, rule)
 
@@ -121,6 +123,14 @@ all_checks = [
     check_no_split_leakage,
     check_export_equals_registry,
 ]
+
+
+def _version(context: Context, name: str) -> str:
+    """The version of a dataset that its asset was last materialized with; the one that was built last if never."""
+    key = context.check_specs[0].asset_key
+    made = context.instance.fetch_materializations(dg.AssetRecordsFilter(key, asset_partitions=[name]), limit=1).records
+    found = made[0].asset_materialization if made else None
+    return str(found.metadata[DATASET_ID].value) if found and DATASET_ID in found.metadata else name
 
 
 def _judge(

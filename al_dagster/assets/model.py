@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from al_dagster.assets.dataset import dataset_export
+from al_dagster.assets.dataset import DATASET_ID, VersionConfig, dataset_export
 from al_dagster.assets.metadata import picture, table_of
 from al_dagster.assets.partitions import datasets
 from al_dagster.resources import ExportsResource, RegistryResource, TrackingResource
@@ -27,6 +27,7 @@ MLFLOW_RUN_TAG = "al.mlflow_run_id"
 )
 def trained_model(
     context: dg.AssetExecutionContext,
+    config: VersionConfig,
     registry: RegistryResource,
     exports: ExportsResource,
     tracking: TrackingResource,
@@ -42,10 +43,10 @@ def trained_model(
             shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
             context.log.info(f"epoch {progress.epoch} of {progress.epochs}: {shown}")
 
-    exported, config = exports.exported(registry.open(), context.partition_key)
+    exported, training = exports.exported(registry.open(), config.of(context.partition_key))
     model = train(
         exported,
-        config,
+        training,
         tracking.open(),
         tracking.work_dir,
         run_tags={"al.dagster_run_id": context.run_id},
@@ -56,6 +57,8 @@ def trained_model(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(model.fingerprint),
         metadata={
+            DATASET_ID: exported.dataset_id,
+            "version": exported.version,
             "model": f"{model.model_name}/{model.model_version}",
             "mlflow_run_id": model.mlflow_run_id,
             "weights": dg.MetadataValue.path(str(model.weights_path)),
@@ -75,6 +78,7 @@ def trained_model(
 )
 def evaluation(
     context: dg.AssetExecutionContext,
+    config: VersionConfig,
     registry: RegistryResource,
     exports: ExportsResource,
     tracking: TrackingResource,
@@ -84,12 +88,12 @@ def evaluation(
     from al_dagster.training.evaluate import evaluate
     from al_dagster.training.train import standing_model
 
-    exported, config = exports.exported(registry.open(), context.partition_key)
-    model = standing_model(exported, config, tracking.open())
+    exported, training = exports.exported(registry.open(), config.of(context.partition_key))
+    model = standing_model(exported, training, tracking.open())
     found = evaluate(
         exported,
         model.weights_path,
-        config,
+        training,
         tracking.work_dir,
         tracking=tracking.open(),
         mlflow_run_id=model.mlflow_run_id,
@@ -97,6 +101,8 @@ def evaluation(
     )
     return dg.MaterializeResult(
         metadata={
+            DATASET_ID: exported.dataset_id,
+            "version": exported.version,
             "model": f"{model.model_name}/{model.model_version}",
             "mlflow_run_id": model.mlflow_run_id,
             "split": found.split,

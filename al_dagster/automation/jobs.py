@@ -24,6 +24,16 @@ build_dataset = dg.define_asset_job(
     description="Freeze a dataset's selection and split, and export it.",
 )
 
+export_version = dg.define_asset_job(
+    "export_version", selection=["dataset_export"], description="Export a version of a dataset that is frozen already."
+)
+
+train_version = dg.define_asset_job(
+    "train_version",
+    selection=["dataset_export", "trained_model", "evaluation"],
+    description="Export a version of a dataset that is frozen already, train a model on it and evaluate it.",
+)
+
 build_and_train = dg.define_asset_job(
     "build_and_train",
     selection=["dataset", "dataset_export", "trained_model", "evaluation"],
@@ -109,7 +119,9 @@ all_jobs: list[Job] = [
     calibrate,
     freeze_dataset,
     build_dataset,
+    export_version,
     build_and_train,
+    train_version,
     train_model,
     refresh,
     reconcile_vectors,

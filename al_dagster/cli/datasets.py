@@ -1,7 +1,7 @@
-"""``al dataset``: create, list, build and export datasets."""
+"""``al dataset``: create, list, build, export and show datasets."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -10,10 +10,14 @@ from al_dagster.cli.stores import standing_registry
 from al_dagster.core.errors import UserError
 
 SPLITS = ("train", "val", "test")
+OnDropped = Literal["exclude", "keep", "ignore"]
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the dataset.")]
+Version = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION]", help="Name of the dataset, or one of its versions, as in parts@1.0.")
+]
 
-commands = typer.Typer(help="Create, list, build and export datasets.", no_args_is_help=True)
+commands = typer.Typer(help="Create, list, build, export and show datasets.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,6 +39,9 @@ def create(
     validated: Annotated[
         bool, typer.Option("--validated", help="Only validated objects, by a person or automatically.")
     ] = False,
+    on_dropped: Annotated[
+        OnDropped | None, typer.Option(help="What becomes of an image with an object that these drop.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Save a definition, from a YAML file or from options; the same name replaces it.
@@ -47,7 +54,12 @@ def create(
     from al_dagster.registry.datasets import save_definition
     from al_dagster.registry.projects import get_project
 
-    selected = {"categories": classes, "min_confidence": min_confidence, "is_validated": validated or None}
+    selected = {
+        "categories": classes,
+        "min_confidence": min_confidence,
+        "is_validated": validated or None,
+        "on_dropped": on_dropped,
+    }
     given = {"name": name, "project": project, "filter": {k: v for k, v in selected.items() if v is not None}}
     if definition is not None:
         if any(given.values()):
@@ -105,17 +117,113 @@ def build(name: Name, as_json: Json = False) -> None:
 
 
 @commands.command()
-def export(name: Name, as_json: Json = False) -> None:
-    """Build the dataset and write it to disk in the formats of its definition."""
-    made = run_dataset_job("build_dataset", name, ("dataset", "dataset_export"), as_json, title=f"exporting {name}")
-    figures = {"run_id": made["run_id"], **made["dataset"], **made["dataset_export"]}
+def export(name: Version, as_json: Json = False) -> None:
+    """Build the dataset and write it to disk in the formats of its definition; a named version as it was frozen."""
+    of_version = named_version(name)
+    if of_version is None:
+        made = run_dataset_job("build_dataset", name, ("dataset", "dataset_export"), as_json, title=f"exporting {name}")
+        figures = {"run_id": made["run_id"], **made["dataset"], **made["dataset_export"]}
+    else:
+        made = run_version_job("export_version", of_version, ("dataset_export",), as_json, title=f"exporting {name}")
+        figures = {"run_id": made["run_id"], **made["dataset_export"]}
     if as_json:
         print_json(figures)
+    elif of_version is None:
+        _show(name, figures)
+    else:
+        facts = {"formats": figures["formats"], "folder": figures["folder"]}
+        print_facts(f"Dataset {of_version[0]} {of_version[1]}", facts)
+
+
+@commands.command()
+def show(name: Version, as_json: Json = False) -> None:
+    """Show a version of a dataset: what is in it, what was left out and why, and where it was exported to."""
+    from al_dagster.core.lake import Lake
+    from al_dagster.core.settings import load_settings
+    from al_dagster.datasets.versions import read_version
+
+    settings = load_settings()
+    with standing_registry(settings) as registry:
+        version = read_version(registry, Lake(settings.lake), name)
+    record, report = version.record, version.report
+    if as_json:
+        definition = version.dataset.definition.model_dump(mode="json")
+        print_json({**_row(record), "definition": definition, **report.to_json()})
         return
-    _show(name, figures)
+    rule = version.dataset.definition
+    chosen = {key: value for key, value in rule.filter.model_dump().items() if value is not None}
+    facts = {
+        "id": record.dataset_id,
+        "project": rule.project,
+        "filter": ", ".join(f"{key} {_listed(value)}" for key, value in chosen.items()),
+        "split": ", ".join(f"{key} {value:g}" for key, value in rule.split.model_dump().items()),
+        "images": ", ".join(f"{split} {report.images[split]}" for split in SPLITS),
+        "background": ", ".join(f"{split} {report.background[split]}" for split in SPLITS),
+        "objects": ", ".join(f"{split} {report.objects[split]}" for split in SPLITS),
+        "ignored": f"{report.ignored} objects, whose regions are painted over" if report.ignored else None,
+        "confidence": report.confidence_sentence or None,
+        "built": f"{record.created_at:%Y-%m-%d %H:%M} UTC" + (f", run {record.run_id}" if record.run_id else ""),
+        "exported to": record.export_path or f"nowhere; `al dataset export {record.reference}` does it",
+    }
+    print_facts(f"Dataset {record.name} {record.version}", facts)
+    classes = [{"class": name, **counts} for name, counts in report.categories.items()]
+    print_table("Objects by class", classes, {key: key for key in ("class", *SPLITS)})
+    left_out = [
+        {"what": f"{item.unit} {item.reason}", "count": item.count, "why": _listed(item.details), "such as": example}
+        for item in report.left_out
+        for example in item.examples[:1]
+    ]
+    columns = {key: key for key in ("what", "count", "why", "such as")}
+    print_table("Left out", left_out, columns, wide=list(columns))
 
 
-def run_dataset_job(job: str, name: str, assets: tuple[str, ...], as_json: bool, *, title: str) -> dict[str, Any]:
+def _listed(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} ({count})" for key, count in value.items())
+    return "/".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def named_version(reference: str) -> tuple[str, str] | None:
+    """Name and version that a reference such as ``parts@1.0`` or ``ds_…`` names; None of a plain name.
+
+    Raises:
+        UserError: there is no such version.
+    """
+    from al_dagster.core.settings import load_settings
+    from al_dagster.registry.datasets import get_dataset, list_definitions
+
+    with standing_registry(load_settings()) as registry:
+        if "@" not in reference and (not reference.startswith("ds_") or reference in list_definitions(registry)):
+            return None
+        record = get_dataset(registry, reference)
+    return record.name, record.version
+
+
+def run_version_job(
+    job: str, version: tuple[str, str], assets: tuple[str, ...], as_json: bool, *, title: str
+) -> dict[str, Any]:
+    """Run a job for a version of a dataset that is frozen already; as ``run_dataset_job``.
+
+    Args:
+        job: its name.
+        version: name and version of the dataset.
+        assets: the assets of the job, all of which take the version.
+        as_json: whether the command prints JSON only.
+        title: what the command is doing.
+    """
+    config = {asset: {"version": version[1]} for asset in assets}
+    return run_dataset_job(job, version[0], assets, as_json, title=title, config=config)
+
+
+def run_dataset_job(
+    job: str,
+    name: str,
+    assets: tuple[str, ...],
+    as_json: bool,
+    *,
+    title: str,
+    config: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Run a job for a dataset that is defined.
 
     Returns:
@@ -133,7 +241,7 @@ def run_dataset_job(job: str, name: str, assets: tuple[str, ...], as_json: bool,
         from al_dagster.assets.partitions import datasets
         from al_dagster.runs import asset_metadata, execute
 
-        result = execute(job, partition=name, partitions=datasets)
+        result = execute(job, partition=name, partitions=datasets, config=config)
     return {"run_id": result.run_id, **{asset: _figures(asset_metadata(result, asset)) for asset in assets}}
 
 
@@ -154,7 +262,8 @@ def _show(name: str, figures: dict[str, Any]) -> None:
         "version": "new" if figures["new_version"] else "stands already, with the same content",
         "id": figures["dataset_id"],
         "images": ", ".join(sizes),
-        "left out": f"{figures['held_out']} images that resemble one of another split" if figures["held_out"] else None,
+        "left out": None if figures["left_out"] == "nothing" else figures["left_out"],
+        "confidence": None if figures["confidence"] == "as the filter asks" else figures["confidence"],
         "in one split": None if one_sided == "none" else f"{one_sided}; label more images",
         "formats": figures.get("formats"),
         "folder": figures.get("folder"),

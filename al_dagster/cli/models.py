@@ -4,7 +4,7 @@ from typing import Any
 
 import typer
 
-from al_dagster.cli.datasets import Name, run_dataset_job
+from al_dagster.cli.datasets import Version, named_version, run_dataset_job, run_version_job
 from al_dagster.cli.output import Json, print_facts, print_json, print_table, say
 from al_dagster.cli.stores import standing_registry
 from al_dagster.core.errors import UserError
@@ -18,41 +18,51 @@ def add_to(app: typer.Typer) -> None:
     app.command()(evaluate)
 
 
-def train(name: Name, as_json: Json = False) -> None:
+def train(name: Version, as_json: Json = False) -> None:
     """Train a model on a dataset and evaluate it.
 
-    The dataset is built and exported first, so that it holds the newest labels. A model that the same dataset version
-    and parameters made before is used again.
+    The dataset is built and exported first, so that it holds the newest labels; a version, as in parts@1.0, is taken as
+    it was frozen. A model that the same dataset version and parameters made before is used again.
     """
     from al_dagster.yolo.process import require_train_extra
 
     require_train_extra()
-    _print(run_dataset_job("build_and_train", name, ASSETS, as_json, title=f"training on {name}"), as_json)
+    version, title = named_version(name), f"training on {name}"
+    if version is None:
+        made = run_dataset_job("build_and_train", name, ASSETS, as_json, title=title)
+    else:
+        made = run_version_job("train_version", version, ("dataset_export", *ASSETS), as_json, title=title)
+    _print(made, as_json)
 
 
-def evaluate(name: Name, as_json: Json = False) -> None:
-    """Evaluate the model of a dataset's newest version on its test split."""
+def evaluate(name: Version, as_json: Json = False) -> None:
+    """Evaluate the model of a dataset's newest version, or of the version that is named, on its test split."""
     from al_dagster.yolo.process import require_train_extra
 
     require_train_extra()
-    _check_trained(name)
-    _print(run_dataset_job("train_model", name, ASSETS, as_json, title=f"evaluating the model of {name}"), as_json)
+    version = _trained_version(name)
+    _print(run_version_job("train_model", version, ASSETS, as_json, title=f"evaluating the model of {name}"), as_json)
 
 
-def _check_trained(name: str) -> None:
-    """Refuse to evaluate what was never trained, since the job would train it first, which may take hours."""
+def _trained_version(reference: str) -> tuple[str, str]:
+    """Name and version of a dataset that has a model, since the job would train it first, which may take hours.
+
+    Raises:
+        UserError: there is no such version, or no model was trained on it.
+    """
     from al_dagster.core.settings import load_settings
     from al_dagster.lineage import trained_on
-    from al_dagster.registry.datasets import get_definition, list_datasets
+    from al_dagster.registry.datasets import get_dataset, get_definition, list_datasets
 
     settings = load_settings()
     with standing_registry(settings) as registry:
-        get_definition(registry, name)
-        versions = list_datasets(registry, name)
-    runs = trained_on(settings, versions[-1].dataset_id) if versions else []
-    if not any(run["status"] == "FINISHED" for run in runs):
-        which = f"{name} {versions[-1].version}" if versions else name
-        raise UserError(f"dataset {which} has no trained model yet: `al train {name}` trains one")
+        if "@" not in reference and not list_datasets(registry, reference):
+            get_definition(registry, reference)
+            raise UserError(f"dataset {reference} has no trained model yet: `al train {reference}` trains one")
+        record = get_dataset(registry, reference)
+    if not any(run["status"] == "FINISHED" for run in trained_on(settings, record.dataset_id)):
+        raise UserError(f"dataset {record.reference} has no trained model yet: `al train {reference}` trains one")
+    return record.name, record.version
 
 
 def _print(made: dict[str, Any], as_json: bool) -> None:

@@ -1,38 +1,69 @@
 """Building a dataset: select, split by group, hold out what would leak, freeze."""
 
-import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
+from numpy.typing import NDArray
 
+from al_dagster.core import ids
 from al_dagster.core.errors import UserError
-from al_dagster.core.fingerprints import content_hash, fingerprint
-from al_dagster.core.geometry import clip_xyxy, xywh_to_xyxy
+from al_dagster.core.fingerprints import fingerprint
+from al_dagster.core.lake import Lake
 from al_dagster.core.project import ProjectConfig
+from al_dagster.core.rle import encode
 from al_dagster.core.schemas import DATASET
+from al_dagster.datasets.choice import NEAR_DUPLICATE, Choice, choose
+from al_dagster.datasets.content import table_hash
 from al_dagster.datasets.definition import DatasetDefinition
 from al_dagster.datasets.frozen import FrozenDataset
-from al_dagster.datasets.report import BuildReport, HeldOut, report_of
-from al_dagster.datasets.selection import attach, select_objects, used_categories
-from al_dagster.datasets.splits import Leak, hold_out, near_duplicate_leaks, split_of
+from al_dagster.datasets.report import EXAMPLES, BuildReport, HeldOut, LeftOut, report_of
+from al_dagster.datasets.selection import Pool, parse_polygons, read_pool
+from al_dagster.datasets.splits import SPLITS, hold_out, near_duplicate_leaks, split_codes
+from al_dagster.datasets.versions import store_version
 from al_dagster.registry.database import Registry
 from al_dagster.registry.datasets import freeze_dataset, get_dataset, list_datasets
+from al_dagster.registry.masks import MaskStore
 from al_dagster.registry.projects import get_project
 
 log = structlog.get_logger(__name__)
 
-Row = dict[str, Any]
-
+_OF_FRAME = (
+    "source_id",
+    "frame_idx",
+    "file_path",
+    "sha256",
+    "group_key",
+    "width",
+    "height",
+    "image_format",
+    "is_plain",
+)
+_OF_OBJECT = (
+    "object_id",
+    "bbox_x",
+    "bbox_y",
+    "bbox_w",
+    "bbox_h",
+    "polygon",
+    "rle",
+    "area",
+    "confidence",
+    "calibrated_confidence",
+    "is_validated",
+    "mask_path",
+)
+# The id of a source says what its bytes are, and a mask file is never written anew under the same name.
 _CONTENT = [
     "split",
     "source_id",
     "frame_idx",
-    "sha256",
     "width",
     "height",
     "object_id",
@@ -42,8 +73,32 @@ _CONTENT = [
     "bbox_w",
     "bbox_h",
     "polygon",
+    "mask",
     "area",
+    "is_ignored",
 ]
+_MASK_READERS = 4
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What a version will hold, and what is left out of it.
+
+    Args:
+        classes: class names, in the order of their YOLO ids.
+        table: rows of ``core.schemas.DATASET``, with ``mask_path`` beside them and ``polygon`` as JSON text.
+        content_hash: of what the rows and the definition say.
+        left_out: what is left out.
+        held_out: of that, the images that are nearly the same as one in another split.
+        raw_confidence: by detector, objects whose raw confidence was compared.
+    """
+
+    classes: tuple[str, ...]
+    table: pa.Table
+    content_hash: str
+    left_out: tuple[LeftOut, ...]
+    held_out: tuple[HeldOut, ...]
+    raw_confidence: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -54,42 +109,60 @@ class BuiltDataset:
         dataset: the frozen dataset.
         report: counts, ratios and what was left out.
         created: whether this is a new version; False if the same content was frozen before.
+        bytes_written: size of its rows in the lake.
     """
 
     dataset: FrozenDataset
     report: BuildReport
     created: bool
+    bytes_written: int
 
 
 def build_dataset(
-    registry: Registry, definition: DatasetDefinition, *, duplicate_distance: int, run_id: str | None
+    registry: Registry,
+    definition: DatasetDefinition,
+    *,
+    lake: Lake,
+    masks_dir: Path,
+    duplicate_distance: int,
+    run_id: str | None,
 ) -> BuiltDataset:
     """Select, split and freeze a dataset; the same content gives the version that stands.
+
+    The rows are stored before the version is recorded, so that a version that is recorded has its rows.
 
     Args:
         registry: where the objects are and where the dataset is recorded.
         definition: what to select and how to split.
+        lake: where the rows are kept.
+        masks_dir: folder of the mask store.
         duplicate_distance: images whose perceptual hashes differ in at most so many bits must not be in two splits.
         run_id: the run that builds it.
 
     Raises:
         UserError: the project or a class is unknown, or nothing is selected.
     """
-    selected = _select(registry, definition, duplicate_distance)
-    rows = selected.table.select(["object_id", "split"]).to_pylist()
+    selected = select_content(registry, definition, duplicate_distance)
+    table = frozen_rows(selected, MaskStore(masks_dir))
+    report = report_of(
+        table,
+        selected.classes,
+        left_out=selected.left_out,
+        held_out=selected.held_out,
+        raw_confidence=selected.raw_confidence,
+    )
+    dataset_id = ids.dataset_id(definition.name, selected.content_hash)
+    dataset = FrozenDataset(dataset_id, "", selected.content_hash, selected.classes, definition, table)
+    written = store_version(lake, dataset, report)
     record = freeze_dataset(
         registry,
         name=definition.name,
         definition=definition.model_dump(mode="json"),
         content_hash=selected.content_hash,
         run_id=run_id,
-        assignments=[(row["object_id"], row["split"]) for row in rows if row["object_id"] is not None],
+        assignments=assignments(table),
         category_mapping={name: index for index, name in enumerate(selected.classes)},
     )
-    dataset = FrozenDataset(
-        record.dataset_id, record.version, record.content_hash, selected.classes, definition, selected.table
-    )
-    report = report_of(dataset, held_out=selected.held_out, outside=selected.outside, replaced=selected.replaced)
     log.info(
         "dataset built",
         dataset=definition.name,
@@ -97,9 +170,9 @@ def build_dataset(
         new=record.created,
         images=report.images,
         objects=report.objects,
-        held_out=len(report.held_out),
+        left_out=report.left_out_sentence,
     )
-    return BuiltDataset(dataset, report, record.created)
+    return BuiltDataset(replace(dataset, version=record.version), report, record.created, written)
 
 
 def unbuilt_content(registry: Registry, definition: DatasetDefinition, *, duplicate_distance: int) -> str | None:
@@ -113,41 +186,73 @@ def unbuilt_content(registry: Registry, definition: DatasetDefinition, *, duplic
     Raises:
         UserError: the project or a class is unknown, or nothing is selected.
     """
-    content = _select(registry, definition, duplicate_distance).content_hash
+    content = select_content(registry, definition, duplicate_distance).content_hash
     is_built = bool(list_datasets(registry, definition.name))
     return None if is_built and get_dataset(registry, definition.name).content_hash == content else content
 
 
-@dataclass(frozen=True)
-class _Selected:
-    """What a version will hold, and what was left out of it."""
+def select_content(registry: Registry, definition: DatasetDefinition, duplicate_distance: int) -> Selected:
+    """Select and split; writes nothing.
 
-    classes: tuple[str, ...]
-    table: pa.Table
-    content_hash: str
-    held_out: tuple[HeldOut, ...]
-    outside: tuple[str, ...]
-    replaced: tuple[str, ...]
+    Args:
+        registry: where the objects are.
+        definition: what to select and how to split.
+        duplicate_distance: as for ``build_dataset``.
 
-
-def _select(registry: Registry, definition: DatasetDefinition, duplicate_distance: int) -> _Selected:
+    Raises:
+        UserError: the project or a class is unknown, or nothing is selected.
+    """
     project = get_project(registry, definition.project)
-    with attach(registry.url) as connection:
-        classes = _classes(project, used_categories(connection, project.name), definition)
-        rows = _prepared(select_objects(connection, definition, classes).to_pylist(), definition)
-    rows, replaced = _without_replaced(rows)
-    rows, outside = _without_outside(rows)
-    if all(row["object_id"] is None for row in rows):
-        raise UserError(
-            f"dataset {definition.name!r} selects no object that can be used: {len(replaced)} images were replaced by "
-            f"others of the same path, and the boxes of {len(outside)} objects lie outside their images; label again"
-        )
-    rows, held_out = _without_leaks(rows, duplicate_distance)
-    # When images were registered decides who is held out; what remains must not depend on it.
-    rows.sort(key=lambda row: (row["source_id"], row["frame_idx"], row["object_id"] or ""))
-    table = pa.Table.from_pylist(rows, schema=DATASET)
-    content = _content_hash(table, definition, classes)
-    return _Selected(tuple(classes), table, content, held_out, outside, replaced)
+    pool = read_pool(registry, project.name, with_deleted=definition.filter.is_validated is True)
+    classes = _classes(project, pool.used_categories, definition)
+    choice = choose(pool, definition, classes)
+    frames = pool.frames.take(pa.array(choice.frames))
+    splits = _splits_of(frames["group_key"], definition)
+    held_out, stays = _without_leaks(frames, splits, pool, choice, duplicate_distance)
+    table = _rows(pool, choice, classes, splits, stays)
+    left_out = choice.left_out
+    if held_out:
+        examples = tuple(item.file_path for item in held_out[:EXAMPLES])
+        left_out = (*left_out, LeftOut(NEAR_DUPLICATE, "frames", int((~stays).sum()), {}, examples))
+    # What names a mask for good stands for its pixels.
+    mask = pc.coalesce(table["mask_path"], table["rle"])
+    content = fingerprint(
+        rows=table_hash(table.append_column("mask", mask).select(_CONTENT)),
+        classes=classes,
+        definition=definition.model_dump(mode="json", include={"project", "filter", "split", "include_empty"}),
+    )
+    return Selected(tuple(classes), table, content, left_out, held_out, choice.raw_confidence)
+
+
+def frozen_rows(selected: Selected, masks: MaskStore) -> pa.Table:
+    """The rows of a version as they are kept: rows of ``core.schemas.DATASET``.
+
+    A mask that is in the registry as a file only, as before masks were kept as run lengths, is read from there.
+    """
+    table = selected.table
+    where = table.schema.get_field_index("polygon")
+    table = table.set_column(where, "polygon", parse_polygons(table["polygon"]))
+    unread = pc.and_(pc.is_null(table["rle"]), pc.is_valid(table["mask_path"]))
+    at = np.flatnonzero(unread.to_numpy())
+    if len(at):
+        paths = table["mask_path"].take(pa.array(at)).to_pylist()
+        with ThreadPoolExecutor(_MASK_READERS, thread_name_prefix="masks") as pool:
+            read = pa.array(list(pool.map(partial(_run_lengths, masks), paths)), pa.string())
+        where = table.schema.get_field_index("rle")
+        filled = pc.replace_with_mask(table["rle"].combine_chunks(), unread.combine_chunks(), read)
+        table = table.set_column(where, "rle", filled)
+    return table.select(DATASET.names).cast(DATASET)
+
+
+def _run_lengths(masks: MaskStore, path: str) -> str | None:
+    """The run lengths of a stored mask; None of one that is gone, whose polygon then has to do."""
+    try:
+        pixels = masks.read(path)
+    except UserError as error:
+        log.warning("mask cannot be read", error=str(error))
+        return None
+    height, width = pixels.shape
+    return encode(pixels, 0, 0, width, height)
 
 
 def _classes(project: ProjectConfig, used: Sequence[str], definition: DatasetDefinition) -> list[str]:
@@ -164,63 +269,82 @@ def _classes(project: ProjectConfig, used: Sequence[str], definition: DatasetDef
     return [name for name in known if name in wanted]
 
 
-def _prepared(rows: Sequence[Row], definition: DatasetDefinition) -> list[Row]:
-    """Rows with their split, and with JSON read."""
-    for row in rows:
-        metadata = json.loads(row["metadata"] or "{}")
-        row["image_format"] = metadata.get("format", "")
-        row["is_plain"] = bool(metadata.get("plain"))
-        row["polygon"] = json.loads(row["polygon"]) if row["polygon"] else None
-        row["split"] = split_of(row["group_key"], definition.split)
-    return list(rows)
+def _splits_of(group_keys: pa.ChunkedArray, definition: DatasetDefinition) -> NDArray[np.int64]:
+    """The place in ``SPLITS`` of each group key, hashed once a key."""
+    groups = group_keys.combine_chunks().dictionary_encode()
+    return split_codes(groups.dictionary.to_pylist(), definition.split)[groups.indices.to_numpy()]
 
 
-def _without_replaced(rows: list[Row]) -> tuple[list[Row], tuple[str, ...]]:
-    replaced = {row["file_path"] for row in rows if row["is_replaced"]}
-    return [row for row in rows if not row["is_replaced"]], tuple(sorted(replaced))
-
-
-def _without_outside(rows: list[Row]) -> tuple[list[Row], tuple[str, ...]]:
-    outside = set()
-    for row in rows:
-        if row["object_id"] is not None:
-            box = np.array([[row[f"bbox_{key}"] for key in "xywh"]])
-            x1, y1, x2, y2 = clip_xyxy(xywh_to_xyxy(box), row["width"], row["height"])[0]
-            if x2 <= x1 or y2 <= y1:
-                outside.add(row["object_id"])
-    return [row for row in rows if row["object_id"] not in outside], tuple(sorted(outside))
-
-
-def _without_leaks(rows: list[Row], duplicate_distance: int) -> tuple[list[Row], tuple[HeldOut, ...]]:
-    images = list({row["source_id"]: row for row in rows}.values())
-    out = hold_out(_leaks(images, duplicate_distance))
-    names = {images[index]["source_id"] for index in out}
-    objects = Counter(row["source_id"] for row in rows if row["object_id"] is not None)
-    held_out = tuple(
-        HeldOut(
-            images[leak.second]["file_path"],
-            images[leak.first]["file_path"],
-            leak.distance,
-            objects[images[leak.second]["source_id"]],
-        )
-        for leak in out.values()
-    )
-    return [row for row in rows if row["source_id"] not in names], held_out
-
-
-def _leaks(images: Sequence[Row], duplicate_distance: int) -> list[Leak]:
-    return near_duplicate_leaks(
-        [row["split"] for row in images],
-        [row["perceptual_hash"] for row in images],
-        [row["sha256"] for row in images],
+def _without_leaks(
+    frames: pa.Table, splits: NDArray[np.int64], pool: Pool, choice: Choice, duplicate_distance: int
+) -> tuple[tuple[HeldOut, ...], NDArray[np.bool_]]:
+    """The sources that are held out, and whether each frame stays."""
+    sources = frames["source_id"].combine_chunks().dictionary_encode()
+    of_frame = sources.indices.to_numpy()
+    # Codes are given in the order of the frames, that of registration, so this is each source's first frame.
+    first = np.unique(of_frame, return_index=True)[1]
+    images = frames.select(["file_path", "perceptual_hash", "sha256"]).take(pa.array(first))
+    leaks = near_duplicate_leaks(
+        np.array(SPLITS)[splits[first]].tolist(),
+        images["perceptual_hash"].to_pylist(),
+        images["sha256"].to_pylist(),
         duplicate_distance,
     )
-
-
-def _content_hash(table: pa.Table, definition: DatasetDefinition, classes: Sequence[str]) -> str:
-    """Hash of what the dataset holds; formats and training do not change it."""
-    return fingerprint(
-        rows=content_hash(table.select(_CONTENT).to_pydict()),
-        classes=list(classes),
-        definition=definition.model_dump(mode="json", include={"project", "filter", "split", "include_empty"}),
+    out = hold_out(leaks)
+    stays = ~np.isin(of_frame, np.array(list(out), dtype=np.int64))
+    frame_rows = np.full(pool.frames.num_rows, -1, dtype=np.int64)
+    frame_rows[choice.frames] = of_frame
+    objects = np.bincount(frame_rows[choice.frame_of[choice.objects]], minlength=len(first))
+    paths = images["file_path"]
+    held_out = tuple(
+        HeldOut(paths[leak.second].as_py(), paths[leak.first].as_py(), leak.distance, int(objects[leak.second]))
+        for leak in out.values()
     )
+    return held_out, stays
+
+
+def _rows(
+    pool: Pool, choice: Choice, classes: Sequence[str], splits: NDArray[np.int64], stays: NDArray[np.bool_]
+) -> pa.Table:
+    """The rows by source, frame and object id, with ``mask_path``: when images were registered must not matter."""
+    kept = choice.frames[stays]
+    order = pc.sort_indices(
+        pool.frames.select(["source_id", "frame_idx"]).take(pa.array(kept)),
+        sort_keys=[("source_id", "ascending"), ("frame_idx", "ascending")],
+    ).to_numpy()
+    frames = pool.frames.take(pa.array(kept[order]))
+    split = pa.array(SPLITS).take(pa.array(splits[stays][order]))
+    rank = np.full(pool.frames.num_rows, -1, dtype=np.int64)
+    rank[kept[order]] = np.arange(len(kept))
+
+    objects = np.concatenate([choice.objects, choice.ignored])
+    objects = objects[rank[choice.frame_of[objects]] >= 0]
+    by_id = pc.sort_indices(pool.objects["object_id"].take(pa.array(objects))).to_numpy()
+    objects = objects[by_id]
+    objects = objects[np.argsort(rank[choice.frame_of[objects]], kind="stable")]
+    frame = rank[choice.frame_of[objects]]
+    # A frame without objects has one row, whose object is empty.
+    background = np.flatnonzero(np.bincount(frame, minlength=len(kept)) == 0)
+    at = np.searchsorted(frame, background)
+    frame = np.insert(frame, at, background)
+    is_object = np.insert(np.ones(len(objects), dtype=np.bool_), at, False)
+    source = pa.array(np.insert(objects, at, 0), mask=~is_object)
+
+    is_ignored = np.zeros(pool.objects.num_rows, dtype=np.bool_)
+    is_ignored[choice.ignored] = True
+    category = pa.array(choice.class_of[np.insert(objects, at, 0)], mask=~is_object)
+    return pa.table(
+        {
+            "split": split.take(pa.array(frame)),
+            **{name: frames[name].take(pa.array(frame)) for name in _OF_FRAME},
+            **{name: pool.objects[name].take(source) for name in _OF_OBJECT},
+            "category": pa.array(classes, pa.string()).take(category),
+            "is_ignored": pa.array(is_ignored[np.insert(objects, at, 0)], mask=~is_object),
+        }
+    )
+
+
+def assignments(table: pa.Table) -> list[tuple[str, str]]:
+    """Object id and split of every object; an ignored one is no object of the dataset."""
+    objects = table.filter(pc.equal(table["is_ignored"], False))
+    return list(zip(objects["object_id"].to_pylist(), objects["split"].to_pylist(), strict=True))

@@ -97,8 +97,8 @@ class DatasetDefinition(BaseModel):
     split: SplitRatios = SplitRatios()
     include_empty: bool = Field(
         True,
-        description="Keep labelled images without any object of the classes, as background; never in a dataset of "
-        "validated objects only, since nobody has confirmed that such an image is empty.",
+        description="Keep labelled images without any object of the classes, as background; in a dataset of validated "
+        "objects only those that a person confirmed: marked as background, or deleted all that was found there.",
     )
     formats: tuple[Format, ...] = Field(FORMATS, min_length=1, description="What to export.")
     images: Literal["copy", "link"] = Field(
@@ -125,11 +125,6 @@ class DatasetDefinition(BaseModel):
         if value and info.data.get("auto_build") is False:
             raise ValueError("only versions that auto_build makes are trained on; set auto_build to true as well")
         return value
-
-    @property
-    def keeps_background(self) -> bool:
-        """Whether images without objects go in."""
-        return self.include_empty and self.filter.is_validated is not True
 
 
 def parse_definition(values: object, where: str) -> DatasetDefinition:

@@ -1,143 +1,184 @@
-"""Selecting objects and images for a dataset: SQL in DuckDB over the registry, attached read-only."""
+"""What a project has for a dataset: SQL in DuckDB over a copy of the registry.
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+Frames and objects come as Arrow tables, each in one scan; which of them go in is decided in ``datasets.choice``.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import make_url
 
 from al_dagster.core.errors import UserError
-from al_dagster.datasets.definition import DatasetDefinition
+from al_dagster.registry.database import Registry
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-# Only an image of a batch that was labelled is a background when it has no objects; before, nobody has looked at it.
-_SELECT = """
-WITH of_categories AS (
-    SELECT o.*, c.name AS category
-    FROM registry.objects AS o
-    JOIN registry.categories AS c ON c.category_id = o.category_id
-    WHERE o.project_id = $project AND o.state = 'active' AND list_contains($categories, c.name)
-),
-chosen AS (
-    SELECT o.*, coalesce(f.frame_idx, 0) AS frame_idx
-    FROM of_categories AS o
-    LEFT JOIN registry.frames AS f ON f.frame_id = o.frame_id
-    WHERE ($min_confidence = 0 OR o.confidence >= $min_confidence)
-      AND ($is_validated IS NULL OR CAST(o.is_validated AS BOOLEAN) = $is_validated)
-),
-background AS (
-    SELECT DISTINCT b.source_id
-    FROM registry.batch_files AS b
-    JOIN registry.batches AS l ON l.batch_key = b.batch_key AND l.labelled_at IS NOT NULL
-    WHERE $keeps_background AND b.project_id = $project AND b.status = 'ready'
-      AND NOT EXISTS (SELECT 1 FROM of_categories AS o WHERE o.source_id = b.source_id)
-),
-picked AS (
-    SELECT source_id, frame_idx, object_id, category, bbox_x, bbox_y, bbox_w, bbox_h,
-           CAST(polygon AS VARCHAR) AS polygon, mask_rle AS rle, area, confidence,
-           CAST(is_validated AS BOOLEAN) AS is_validated
-    FROM chosen
-    UNION ALL BY NAME
-    SELECT source_id, 0 AS frame_idx FROM background
+# A source lies where the project saw it last among the paths that nothing else was seen at since, by any project.
+_FRAMES = """
+WITH files AS (
+    SELECT id, project_id, file_path, source_id, status FROM registry.batch_files WHERE source_id IS NOT NULL
 ),
 newest AS (
-    SELECT file_path, arg_max(source_id, id) AS source_id
-    FROM registry.batch_files
-    WHERE source_id IS NOT NULL
-    GROUP BY file_path
+    SELECT file_path, arg_max(source_id, id) AS source_id FROM files GROUP BY file_path
+),
+seen AS (
+    SELECT f.source_id, f.file_path, f.id, n.source_id = f.source_id AS is_there
+    FROM files AS f JOIN newest AS n ON n.file_path = f.file_path
+    WHERE f.project_id = $project
+),
+places AS (
+    SELECT source_id, bool_or(is_there) AS is_there,
+           coalesce(arg_max(file_path, id) FILTER (is_there), arg_max(file_path, id)) AS file_path
+    FROM seen GROUP BY source_id
+),
+labels AS (
+    SELECT frame_id, labelled_at IS NOT NULL AS is_labelled, CAST(is_unsure AS BOOLEAN) AS is_unsure, error,
+           background_by IS NOT NULL AS is_marked
+    FROM registry.frame_labels WHERE project_id = $project
+),
+of_project AS (
+    SELECT source_id FROM files WHERE project_id = $project AND status = 'ready'
+    UNION
+    SELECT f.source_id FROM registry.frames AS f SEMI JOIN labels AS l ON l.frame_id = f.frame_id
 )
-SELECT p.source_id, CAST(p.frame_idx AS INTEGER) AS frame_idx, s.file_path, s.sha256, s.perceptual_hash, s.group_key,
-       CAST(s.width AS INTEGER) AS width, CAST(s.height AS INTEGER) AS height, CAST(s.metadata AS VARCHAR) AS metadata,
-       p.object_id, p.category, p.bbox_x, p.bbox_y, p.bbox_w, p.bbox_h, p.polygon, p.rle, p.area, p.confidence,
-       p.is_validated,
-       coalesce(n.source_id <> p.source_id, FALSE) AS is_replaced
-FROM picked AS p
-JOIN registry.sources AS s ON s.source_id = p.source_id AND s.source_type = 'image'
-LEFT JOIN newest AS n ON n.file_path = s.file_path
-ORDER BY s.created_at, p.source_id, p.frame_idx, p.object_id
+SELECT coalesce(f.frame_id, '') AS frame_id, s.source_id, CAST(coalesce(f.frame_idx, 0) AS INTEGER) AS frame_idx,
+       coalesce(p.file_path, s.file_path, '') AS file_path, s.sha256, s.perceptual_hash,
+       coalesce(g.group_key, s.group_key) AS group_key,
+       CAST(coalesce(f.width, s.width) AS INTEGER) AS width, CAST(coalesce(f.height, s.height) AS INTEGER) AS height,
+       coalesce(json_extract_string(s.metadata, 'format'), '') AS image_format,
+       coalesce(json_extract_string(s.metadata, 'plain'), '') = 'true' AS is_plain,
+       coalesce(l.is_labelled, FALSE) AS is_labelled, coalesce(l.is_unsure, FALSE) AS is_unsure, l.error,
+       coalesce(l.is_marked, FALSE) AS is_marked, NOT coalesce(p.is_there, TRUE) AS is_replaced
+FROM of_project AS o
+JOIN registry.sources AS s ON s.source_id = o.source_id AND s.source_type = 'image'
+LEFT JOIN registry.frames AS f ON f.source_id = o.source_id
+LEFT JOIN labels AS l ON l.frame_id = f.frame_id
+LEFT JOIN registry.source_groups AS g ON g.project_id = $project AND g.source_id = o.source_id
+LEFT JOIN places AS p ON p.source_id = o.source_id
+ORDER BY s.created_at, s.source_id, f.frame_idx
 """
 
-_CATEGORIES = """
-SELECT DISTINCT c.name
-FROM registry.objects AS o
-JOIN registry.categories AS c ON c.category_id = o.category_id
-WHERE o.project_id = $project AND o.state = 'active'
-ORDER BY c.name
+_OBJECTS = """
+SELECT object_id, frame_id, CAST(category_id AS INTEGER) AS category_id, bbox_x, bbox_y, bbox_w, bbox_h,
+       CAST(polygon AS VARCHAR) AS polygon, mask_path, mask_rle AS rle, area, confidence,
+       calibrated_confidence, CAST(is_validated AS BOOLEAN) AS is_validated, detection_model
+FROM registry.objects
+WHERE project_id = $project AND state = 'active' AND category_id IS NOT NULL
 """
 
-_COUNTS = """
-WITH active AS (
-    SELECT list_contains($categories, c.name) AS of_category,
-           ($min_confidence = 0 OR o.confidence >= $min_confidence) AS is_sure,
-           ($is_validated IS NULL OR CAST(o.is_validated AS BOOLEAN) = $is_validated) AS is_in_state
-    FROM registry.objects AS o
-    JOIN registry.categories AS c ON c.category_id = o.category_id
-    WHERE o.project_id = $project AND o.state = 'active'
-)
-SELECT count(*), count(*) FILTER (of_category), count(*) FILTER (of_category AND is_sure),
-       count(*) FILTER (of_category AND is_sure AND is_in_state)
-FROM active
+_DELETED = """
+SELECT DISTINCT frame_id, CAST(category_id AS INTEGER) AS category_id
+FROM registry.objects
+WHERE project_id = $project AND state = 'deleted' AND category_id IS NOT NULL
 """
 
+_PARSED = """SELECT from_json(polygon, '[["DOUBLE"]]') AS polygon FROM rows"""
 
-def select_objects(
-    connection: "duckdb.DuckDBPyConnection", definition: DatasetDefinition, classes: Sequence[str]
-) -> "pa.Table":
-    """The objects that a definition selects, with their images, and the images it keeps as background.
+_POLYGONS_A_BATCH = 50_000
+
+_CATEGORIES = "SELECT CAST(category_id AS INTEGER), name FROM registry.categories"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a project has.
 
     Args:
-        connection: what ``attach`` gave.
-        definition: project and filter.
-        classes: the classes of the dataset.
+        frames: a row a frame of its images, in the order in which they were registered, then of the frames. An image
+            whose frames are not known yet has one row with an empty ``frame_id``. ``file_path`` is the project's own
+            newest path of the content; ``is_replaced`` says that other content was seen since at all of them.
+        objects: a row an active object, in no order; ``polygon`` is JSON text.
+        deleted: frame and category of objects that people deleted, each pair once; empty unless asked for.
+        categories: names by id.
+    """
 
-    Returns:
-        A row an object and a row a background image (its object's columns are null), in the order in which the images
-        were registered, then of the object ids. ``polygon`` and ``metadata`` are JSON text; ``is_replaced`` says that
-        another image has since been registered from the same path.
+    frames: "pa.Table"
+    objects: "pa.Table"
+    deleted: "pa.Table"
+    categories: dict[int, str]
+
+    @property
+    def used_categories(self) -> list[str]:
+        """The categories of the active objects, by name."""
+        return sorted(self.categories[category_id] for category_id in self.objects["category_id"].unique().to_pylist())
+
+
+def read_pool(registry: Registry, project: str, *, with_deleted: bool = False) -> Pool:
+    """Read what a project has, in one state of the registry.
+
+    Args:
+        registry: the registry.
+        project: the project.
+        with_deleted: read what people deleted too, which takes another scan.
 
     Raises:
-        UserError: no object is left; the sentence says what each filter left.
+        UserError: the registry is not a SQLite file.
     """
-    parameters = _parameters(definition, classes)
-    table = connection.execute(
-        _SELECT, {**parameters, "keeps_background": definition.keeps_background}
-    ).to_arrow_table()
-    if table["object_id"].null_count < len(table):
-        return table
-    counts = connection.execute(_COUNTS, parameters).fetchone() or (0, 0, 0, 0)
-    raise UserError(f"dataset {definition.name!r} selects no object: {_describe(definition, counts)}")
+    with attach(registry.url) as connection:
+        # Rows are sorted where they are frozen.
+        connection.execute("SET preserve_insertion_order = false")
+        frames, objects, deleted = (
+            connection.execute(statement, {"project": project}).to_arrow_table()
+            for statement in (_FRAMES, _OBJECTS, _DELETED if with_deleted else f"{_DELETED} LIMIT 0")
+        )
+        return Pool(frames, objects, deleted, dict(connection.execute(_CATEGORIES).fetchall()))
 
 
-def used_categories(connection: "duckdb.DuckDBPyConnection", project: str) -> list[str]:
-    """The categories of a project's active objects, by name."""
-    return [row[0] for row in connection.execute(_CATEGORIES, {"project": project}).fetchall()]
+def parse_polygons(texts: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """Polygons, which are JSON text in the registry, as rings of x, y, x, y, …: lists of lists of numbers."""
+    import duckdb
+    import pyarrow as pa
+
+    # DuckDB parses the batches of a table side by side.
+    batches = pa.table({"polygon": texts}).to_batches(max_chunksize=_POLYGONS_A_BATCH)
+    rows = pa.Table.from_batches(batches, schema=pa.schema([("polygon", pa.string())]))
+    with duckdb.connect() as connection:
+        connection.register("rows", rows)
+        return connection.execute(_PARSED).to_arrow_table()["polygon"]
 
 
 @contextmanager
 def attach(registry_url: str) -> "Iterator[duckdb.DuckDBPyConnection]":
-    """A DuckDB connection in which the registry's tables are ``registry.objects`` and so on, read-only.
+    """A DuckDB connection in which the registry's tables are ``registry.objects`` and so on, as they are now.
 
-    Works while another process writes to the registry, and sees what is committed.
+    DuckDB reads a copy, made while others may write: it brings a SQLite of its own, and two in one process do not see
+    each other's locks, so that on the file itself one would pull the shared memory from under the other. The copy is
+    also one state of the registry, however many statements read it and however parallel.
 
     Raises:
         UserError: the registry is not a SQLite file.
     """
     import duckdb
 
+    path = _file_of(registry_url)
+    with TemporaryDirectory(prefix="al-registry-") as folder:
+        copy = Path(folder) / "registry.db"
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+            target.execute("PRAGMA synchronous = OFF")
+            source.backup(target)
+            target.execute("PRAGMA journal_mode = DELETE")
+        with duckdb.connect() as connection:
+            connection.execute(f"LOAD {_quoted(_extension('sqlite_scanner'))}")
+            connection.execute(f"ATTACH {_quoted(str(copy))} AS registry (TYPE sqlite, READ_ONLY)")
+            yield connection
+
+
+def _file_of(registry_url: str) -> str:
     url = make_url(registry_url)
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         raise UserError(
             f"the registry {url.render_as_string()} cannot be selected from: datasets need a registry in a SQLite "
             "file; set AL_REGISTRY_URL to sqlite:///PATH"
         )
-    with duckdb.connect() as connection:
-        connection.execute(f"LOAD {_quoted(_extension('sqlite_scanner'))}")
-        connection.execute(f"ATTACH {_quoted(url.database)} AS registry (TYPE sqlite, READ_ONLY)")
-        yield connection
+    return url.database
 
 
 def _extension(name: str) -> str:
@@ -149,26 +190,3 @@ def _extension(name: str) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _parameters(definition: DatasetDefinition, classes: Sequence[str]) -> dict[str, Any]:
-    return {
-        "project": definition.project,
-        "categories": list(classes),
-        "min_confidence": definition.filter.min_confidence,
-        "is_validated": definition.filter.is_validated,
-    }
-
-
-def _describe(definition: DatasetDefinition, counts: Sequence[int]) -> str:
-    active, of_category, sure, in_state = counts
-    if not active:
-        return f"project {definition.project!r} has no objects yet; label some of its images first"
-    steps = [f"project {definition.project!r} has {active} active objects"]
-    if definition.filter.categories is not None:
-        steps.append(f"{of_category} of them are {' or '.join(definition.filter.categories)}")
-    if definition.filter.min_confidence > 0:
-        steps.append(f"{sure} of these have a confidence of at least {definition.filter.min_confidence:g}")
-    if definition.filter.is_validated is not None:
-        steps.append(f"{in_state} of these are {'' if definition.filter.is_validated else 'not '}validated")
-    return ", ".join(steps) + "; loosen the filter"

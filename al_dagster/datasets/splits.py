@@ -1,12 +1,13 @@
-"""Splits by group: where an image goes never changes, and an independent check that no split leaks into another."""
+"""Splits by group: where an image goes never changes, and which images would leak from one split into another."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal
+from itertools import combinations, pairwise
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from al_dagster.datasets.definition import SplitRatios
@@ -15,7 +16,18 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 _HASH_BYTES = 32
-_PAIRS_AT_ONCE = 1 << 22
+_HASH_BITS = 8 * _HASH_BYTES
+_WORD_BITS = 64
+_PAIRS_AT_ONCE = 1 << 20
+# Of fewer blocks one would not fit a word; of more, one is so short that most images share one with many others.
+_MIN_BLOCKS, _MAX_BLOCKS = _HASH_BITS // _WORD_BITS, 16
+# Of a key that more images have, all are compared with all, which takes less for each pair.
+_LARGE_RUN = 128
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""First and second index, and bits in which they differ."""
+
+_NO_PAIRS: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 def split_of(group_key: str, ratios: SplitRatios) -> Split:
@@ -23,15 +35,17 @@ def split_of(group_key: str, ratios: SplitRatios) -> Split:
 
     It depends on nothing else, so it stays as the data grows.
     """
-    position = int.from_bytes(hashlib.sha256(group_key.encode()).digest()[:8], "big") / 2**64
-    reached = 0.0
+    return SPLITS[split_codes([group_key], ratios)[0]]
+
+
+def split_codes(group_keys: Sequence[str], ratios: SplitRatios) -> NDArray[np.int64]:
+    """The split of each group as a place in ``SPLITS``, as ``split_of`` gives it."""
+    digests = b"".join(hashlib.sha256(key.encode()).digest()[:8] for key in group_keys)
+    positions = np.frombuffer(digests, dtype=">u8").astype(np.float64) / 2**64
+    shares = np.array([getattr(ratios, split) for split in SPLITS])
     # The last split that has a share takes the rest, so that rounding gives nothing to one that has none.
-    *others, last = [split for split in SPLITS if getattr(ratios, split) > 0]
-    for split in others:
-        reached += getattr(ratios, split)
-        if position < reached:
-            return split
-    return last
+    with_share = np.flatnonzero(shares > 0)
+    return with_share[np.searchsorted(np.cumsum(shares[with_share])[:-1], positions, side="right")]
 
 
 @dataclass(frozen=True)
@@ -65,20 +79,14 @@ def near_duplicate_leaks(
     Returns:
         Leaks in the order of their second image, then their first.
     """
-    found: dict[tuple[int, int], int] = {}
+    codes = _codes(splits)
     hashed = np.array([index for index, value in enumerate(perceptual_hashes) if value is not None], dtype=np.int64)
     words = _words([value for value in perceptual_hashes if value is not None])
-    of_split = np.array(splits, dtype=object)[hashed] if len(hashed) else np.empty(0, dtype=object)
-    for one, other in combinations(sorted(set(splits)), 2):
-        rows, columns = np.flatnonzero(of_split == one), np.flatnonzero(of_split == other)
-        for row, column, bits in _near_pairs(words[rows], words[columns], distance):
-            pair = sorted((int(hashed[rows[row]]), int(hashed[columns[column]])))
-            found[pair[0], pair[1]] = bits
-    same_bytes: dict[str, list[int]] = {}
-    for index, value in enumerate(sha256s):
-        same_bytes.setdefault(value, []).append(index)
-    for indices in same_bytes.values():
-        found.update({pair: 0 for pair in combinations(indices, 2) if splits[pair[0]] != splits[pair[1]]})
+    found: dict[tuple[int, int], int] = {}
+    first, second, bits = _near_pairs(words, codes[hashed], distance)
+    found.update(zip(zip(hashed[first].tolist(), hashed[second].tolist(), strict=True), bits.tolist(), strict=True))
+    for one, other in _Runs.of(_codes(sha256s)).pairs(codes):
+        found.update(dict.fromkeys(zip(one.tolist(), other.tolist(), strict=True), 0))
     return [Leak(first, second, found[first, second]) for first, second in sorted(found, key=lambda pair: pair[::-1])]
 
 
@@ -100,21 +108,118 @@ def hold_out(leaks: Sequence[Leak]) -> dict[int, Leak]:
     return out
 
 
+def _codes(values: Sequence[str]) -> NDArray[np.int64]:
+    """A number for each different value."""
+    return pa.array(values, pa.string()).dictionary_encode().indices.to_numpy().astype(np.int64)
+
+
 def _words(hashes: Sequence[str]) -> NDArray[np.uint64]:
     if any(len(value) != 2 * _HASH_BYTES for value in hashes):
         raise ValueError(f"a perceptual hash must be {2 * _HASH_BYTES} hex characters")
     return np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint64).reshape(-1, _HASH_BYTES // 8)
 
 
-def _near_pairs(first: NDArray[np.uint64], second: NDArray[np.uint64], distance: int) -> list[tuple[int, int, int]]:
-    """Rows (n, 4) and (m, 4) of 256 bits that differ in at most ``distance``: (row, row, bits)."""
-    pairs: list[tuple[int, int, int]] = []
-    step = max(1, _PAIRS_AT_ONCE // max(1, len(second)))
-    for start in range(0, len(first), step):
-        chunk = first[start : start + step]
-        bits = np.zeros((len(chunk), len(second)), dtype=np.uint16)
-        for word in range(first.shape[1]):
-            bits += np.bitwise_count(chunk[:, word, None] ^ second[None, :, word])
-        rows, columns = np.nonzero(bits <= distance)
-        pairs.extend(zip((rows + start).tolist(), columns.tolist(), bits[rows, columns].tolist(), strict=True))
-    return pairs
+def _near_pairs(words: NDArray[np.uint64], splits: NDArray[np.int64], distance: int) -> Pairs:
+    """Pairs of rows (n, 4) of 256 bits, of different splits, that differ in at most ``distance`` bits.
+
+    Cut into more blocks than the distance, two rows within it have at least one block in common, so that only rows with
+    a common block are compared. For a large distance all are.
+    """
+    blocks = max(distance + 1, _MIN_BLOCKS)
+    keys = _blocks(words, blocks) if blocks <= _MAX_BLOCKS else [np.zeros(len(words), dtype=np.uint64)]
+    found = [_NO_PAIRS]
+    for key in keys:
+        runs = _Runs.of(key)
+        found += [_of_pairs(words, *pairs, distance) for pairs in runs.pairs(splits, _LARGE_RUN)]
+        for places in runs.larger_than(_LARGE_RUN):
+            found += _of_rows(words, places, splits, distance)
+    first, second, bits = (np.concatenate(part) for part in zip(*found, strict=True))
+    once = np.unique(np.column_stack([first, second]), axis=0, return_index=True)[1]
+    return first[once], second[once], bits[once]
+
+
+def _blocks(words: NDArray[np.uint64], count: int) -> Iterator[NDArray[np.uint64]]:
+    """The bits of each row, (n, 4), as blocks of at most 64 bits, (n,) each."""
+    edges = np.linspace(0, _HASH_BITS, count + 1).astype(int).tolist()
+    for start, end in pairwise(edges):
+        word, shift = divmod(start, _WORD_BITS)
+        block = words[:, word] >> np.uint64(shift)
+        if end > (word + 1) * _WORD_BITS:
+            block |= words[:, word + 1] << np.uint64(_WORD_BITS - shift)
+        yield block & np.uint64((1 << (end - start)) - 1)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Places of equal keys.
+
+    Args:
+        order: (n,) places by key, those of one key ascending.
+        starts: (k,) where in the order each key begins.
+        sizes: (k,) how many places it has.
+    """
+
+    order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, keys: NDArray[Any]) -> "_Runs":
+        order = np.argsort(keys, kind="stable")
+        in_order = keys[order]
+        starts = np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1])) if len(keys) else order
+        return cls(order, starts, np.diff(np.append(starts, len(keys))))
+
+    def larger_than(self, size: int) -> list[NDArray[np.int64]]:
+        """The places of each key that has more than so many."""
+        large = np.flatnonzero(self.sizes > size)
+        return [self.order[self.starts[run] : self.starts[run] + self.sizes[run]] for run in large]
+
+    def pairs(
+        self, splits: NDArray[np.int64], max_size: int | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Every pair of places, the smaller first, of one key and of different splits, in pieces.
+
+        Args:
+            splits: of every place.
+            max_size: leaves out keys that have more places than this.
+        """
+        # Each place in the order is paired with the ones behind it in its run.
+        behind = np.repeat(self.starts + self.sizes, self.sizes) - np.arange(len(self.order)) - 1
+        if max_size is not None:
+            behind[np.repeat(self.sizes > max_size, self.sizes)] = 0
+        paired = np.flatnonzero(behind)
+        pieces = np.cumsum(behind[paired]) // _PAIRS_AT_ONCE
+        for piece in np.split(paired, np.flatnonzero(np.diff(pieces)) + 1):
+            counts = behind[piece]
+            first = np.repeat(piece, counts)
+            steps = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+            one, other = self.order[first], self.order[first + steps]
+            apart = splits[one] != splits[other]
+            yield one[apart], other[apart]
+
+
+def _of_pairs(words: NDArray[np.uint64], first: NDArray[np.int64], second: NDArray[np.int64], distance: int) -> Pairs:
+    """Those of the pairs that are within the distance."""
+    bits = np.bitwise_count(words[first] ^ words[second]).sum(axis=1, dtype=np.int64)
+    near = bits <= distance
+    return first[near], second[near], bits[near]
+
+
+def _of_rows(
+    words: NDArray[np.uint64], places: NDArray[np.int64], splits: NDArray[np.int64], distance: int
+) -> list[Pairs]:
+    """All pairs of some rows, of different splits, that are within the distance."""
+    found = []
+    for one, other in combinations(np.unique(splits[places]), 2):
+        rows, columns = places[splits[places] == one], places[splits[places] == other]
+        step = max(1, _PAIRS_AT_ONCE // len(columns))
+        for start in range(0, len(rows), step):
+            chunk = rows[start : start + step]
+            bits = np.zeros((len(chunk), len(columns)), dtype=np.uint16)
+            for word in range(words.shape[1]):
+                bits += np.bitwise_count(words[chunk, word, None] ^ words[None, columns, word])
+            at, to = np.nonzero(bits <= distance)
+            pair = np.sort(np.stack([chunk[at], columns[to]]), axis=0)
+            found.append((pair[0], pair[1], bits[at, to].astype(np.int64)))
+    return found

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import yaml
 from numpy.typing import NDArray
 
@@ -17,10 +16,8 @@ from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.labels import ignored_of, labels_of
 from al_dagster.datasets.manifest import MANIFEST, damaged_files, describe_images, read_manifest, unlisted_files
 from al_dagster.datasets.readback import Expected, ImageSizes
-from al_dagster.datasets.truth import find_leaks
 from al_dagster.datasets.verify_coco import check_coco
 from al_dagster.datasets.verify_yolo import check_yolo
-from al_dagster.registry.database import Registry
 
 
 @dataclass
@@ -34,19 +31,6 @@ class Verification:
 
     problems: list[str] = field(default_factory=list)
     mask_ious: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-
-
-def no_split_leakage(registry: Registry, dataset: pa.Table, duplicate_distance: int) -> Verdict:
-    """No picture is in a split while the same or nearly the same one is in another.
-
-    Args:
-        registry: where the hashes of the images are.
-        dataset: the stored table of a frozen dataset.
-        duplicate_distance: most differing bits of near-duplicates.
-    """
-    frozen = FrozenDataset.from_table(dataset)
-    problems = find_leaks(registry, frozen, duplicate_distance)
-    return _verdict(problems, {"images": len(frozen.images)})
 
 
 def export_equals_registry(

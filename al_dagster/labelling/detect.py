@@ -10,7 +10,7 @@ import pyarrow as pa
 import supervision as sv
 
 from al_dagster.core.fingerprints import fingerprint
-from al_dagster.core.geometry import clip_xyxy, xyxy_to_xywh
+from al_dagster.core.geometry import MIN_SIDE, clip_xyxy, xyxy_to_xywh
 from al_dagster.core.ids import object_id
 from al_dagster.core.project import PROPOSAL, DetectionConfig, ProjectConfig
 from al_dagster.labelling.images import FrameImage, frame_images
@@ -109,7 +109,7 @@ def _rows(
         return []
     xyxy = clip_xyxy(np.asarray(boxes.xyxy, dtype=float), frame["width"], frame["height"])
     confidence, class_id = np.asarray(boxes.confidence), np.asarray(boxes.class_id)
-    sure = ((xyxy[:, 2:] - xyxy[:, :2]).min(axis=1) >= 1) & (confidence >= rules.confidence)
+    sure = ((xyxy[:, 2:] - xyxy[:, :2]).min(axis=1) >= MIN_SIDE) & (confidence >= rules.confidence)
     candidates = np.column_stack([xyxy, confidence, class_id])
     single = sv.box_non_max_suppression(candidates, rules.nms_iou)
     single |= np.array([prompts[index].label == PROPOSAL for index in class_id])

@@ -55,6 +55,11 @@ class DatasetRecord:
     exported_at: datetime | None
     created: bool = False
 
+    @property
+    def reference(self) -> str:
+        """The version as ``get_dataset`` takes it: ``name@version``."""
+        return f"{self.name}@{self.version}"
+
 
 def freeze_dataset(
     registry: Registry,

@@ -24,30 +24,36 @@ class ExportsResource(dg.ConfigurableResource):
         """The folder of all exports."""
         return Path(self.folder)
 
-    def exported(self, registry: "Registry", name: str) -> "tuple[ExportedDataset, TrainingConfig]":
-        """The newest version of a dataset as training sees it, and how a model is to be trained on it.
+    def exported(self, registry: "Registry", reference: str) -> "tuple[ExportedDataset, TrainingConfig]":
+        """A version of a dataset as training sees it, and how a model is to be trained on it.
+
+        Args:
+            registry: where versions are recorded.
+            reference: the name of a dataset (the version that was built last), ``name@version`` or the id of a version.
 
         Raises:
-            UserError: the dataset was not built, not exported, or not to YOLO.
+            UserError: the version was not built, not exported, or not to YOLO.
         """
         from al_dagster.datasets.definition import parse_definition
         from al_dagster.datasets.manifest import read_manifest
         from al_dagster.registry.datasets import get_dataset, get_definition
         from al_dagster.training.dataset import ExportedDataset
 
-        record = get_dataset(registry, name)
+        record = get_dataset(registry, reference)
         if record.export_path is None:
-            raise UserError(f"dataset {name} {record.version} is not exported; `al dataset export {name}` does it")
+            raise UserError(f"dataset {record.reference} is not exported; `al dataset export {reference}` does it")
         folder = Path(record.export_path)
         manifest = read_manifest(folder)
         if "yolo" not in manifest["formats"]:
-            raise UserError(f"dataset {name} is not exported to YOLO; add 'yolo' to the formats of its definition")
+            raise UserError(
+                f"dataset {record.reference} is not exported to YOLO; add 'yolo' to the formats of its definition"
+            )
         exported = ExportedDataset(
             path=folder / "yolo",
             dataset_id=record.dataset_id,
-            name=name,
+            name=record.name,
             version=record.version,
             content_hash=record.content_hash,
             splits={split: counts["images"] for split, counts in manifest["counts"].items()},
         )
-        return exported, parse_definition(get_definition(registry, name), f"dataset {name}").training
+        return exported, parse_definition(get_definition(registry, record.name), f"dataset {record.name}").training

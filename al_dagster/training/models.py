@@ -47,11 +47,11 @@ def model_argument(model: str) -> str:
 
 
 def trained_weights(tracking: Tracking, dataset: str) -> Path:
-    """The weights of the newest model that was trained on a dataset, on any version of it.
+    """The weights of the newest model that was trained on a dataset, or on one version of it.
 
     Args:
         tracking: where models are registered; a database that is not there yet is not made.
-        dataset: name of the dataset.
+        dataset: name of the dataset, or ``name@version``.
 
     Returns:
         The ``.pt`` file.
@@ -59,10 +59,11 @@ def trained_weights(tracking: Tracking, dataset: str) -> Path:
     Raises:
         UserError: there is no model of that dataset, or its weights are gone.
     """
-    version = tracking.newest_version(dataset)
+    name, _, dataset_version = dataset.partition("@")
+    version = tracking.newest_version(name, dataset_version or None)
     if version is None:
         raise UserError(f"no model was trained on a dataset {dataset} yet: `al train {dataset}` trains one")
-    return tracking.weights_path(dataset, version)
+    return tracking.weights_path(name, version)
 
 
 def _library_has(architecture: str) -> bool:

@@ -26,6 +26,7 @@ WEIGHTS_FOLDER = "weights"
 WEIGHTS_FILE = "best.pt"
 FINGERPRINT_TAG = "al.fingerprint"
 DATASET_TAG = "al.dataset_id"
+VERSION_TAG = "al.dataset_version"
 HOST_TAG = "al.host"
 DIGEST_LENGTH = 36  # the longest digest that MLflow stores
 
@@ -93,7 +94,7 @@ class Tracking:
         standing = {
             DATASET_TAG: dataset.dataset_id,
             "al.dataset_name": dataset.name,
-            "al.dataset_version": dataset.version,
+            VERSION_TAG: dataset.version,
             "al.content_hash": dataset.content_hash,
             HOST_TAG: platform.node(),
         }
@@ -182,13 +183,21 @@ class Tracking:
         newest = max(versions, key=lambda version: int(version.version))
         return RegisteredModel(newest.name, str(newest.version))
 
-    def newest_version(self, model_name: str) -> str | None:
-        """The newest version of a registered model; None if there is none, or no database yet, which is not made."""
+    def newest_version(self, model_name: str, dataset_version: str | None = None) -> str | None:
+        """The newest version of a registered model; None if there is none, or no database yet, which is not made.
+
+        Args:
+            model_name: its name, that of the dataset.
+            dataset_version: only models that were trained on this version of the dataset.
+        """
         database = self.uri.removeprefix("sqlite:///")
         if (database != self.uri and not Path(database).exists()) or "'" in model_name:
             return None
-        newest = self.client.search_model_versions(f"name = '{model_name}'", 1, ["version_number DESC"])
-        return str(newest[0].version) if newest else None
+        for model in self.client.search_model_versions(f"name = '{model_name}'", order_by=["version_number DESC"]):
+            tags = self.client.get_run(model.run_id).data.tags if dataset_version and model.run_id else {}
+            if dataset_version is None or tags.get(VERSION_TAG) == dataset_version:
+                return str(model.version)
+        return None
 
     def weights_path(self, model_name: str, version: str) -> Path:
         """The weights of a registered model, on this machine.

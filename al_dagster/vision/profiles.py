@@ -229,7 +229,8 @@ class _Builder:
         if given.startswith(TRAINED):
             dataset = given.removeprefix(TRAINED)
             file = self._environment.trained_weights(dataset)
-            return YoloDetector(file, runtime, scratch, model_id=f"yolo-{dataset}", allow_pickle=True)
+            model_id = f"yolo-{dataset.replace('@', '-')}"  # in ids of models, what follows @ is the revision
+            return YoloDetector(file, runtime, scratch, model_id=model_id, allow_pickle=True)
         file = Path(given)
         return YoloDetector(
             file,

@@ -70,6 +70,7 @@ class Bench:
         only: Sequence[str] = CHAIN,
         checks: bool = False,
         check_only: Sequence[tuple[str, str]] = (),
+        ops: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> dg.ExecuteInProcessResult:
         """Materialize assets of a batch; ``calls`` then counts what the models were given in this run.
@@ -88,7 +89,7 @@ class Bench:
             resources=build_resources(self.home.settings),
             partition_key=key,
             selection=chosen,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={"ops": ops or {}, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             **options,
         )
 

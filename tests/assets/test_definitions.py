@@ -104,7 +104,9 @@ def test_the_checks_look_at_these_assets(graph):
         ("calibrate", ("calibration",)),
         ("freeze_dataset", ("dataset",)),
         ("build_dataset", ("dataset", "dataset_export")),
+        ("export_version", ("dataset_export",)),
         ("build_and_train", DATASET),
+        ("train_version", ("dataset_export", "trained_model", "evaluation")),
         ("train_model", ("trained_model", "evaluation")),
     ],
 )

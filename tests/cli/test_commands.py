@@ -27,7 +27,7 @@ COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "
 GROUPS = {
     "objects": ("list", "show", "validate", "edit", "refresh", "delete", "accept"),
     "images": ("list", "background"),
-    "dataset": ("create", "list", "build", "export"),
+    "dataset": ("create", "list", "build", "export", "show"),
 }
 AL = Path(sys.executable).with_name("al")
 
@@ -330,6 +330,13 @@ def test_a_dataset_is_created_exported_and_listed(here: Callable, place: Any, tm
     chain = here("lineage", "all", "--json", home=place.home).json
     assert chain["dagster_run_id"] == row["run_id"]
     assert chain["made_from"]["batches"][0]["dagster_run_id"] == place.ingested[0]["run_id"]
+    assert place.al("dataset", "export", "all@1.0", "--json").json["version"] == "1.0"
+    shown = here("dataset", "show", "all@1.0", "--json", home=place.home).json
+    assert (shown["version"], sum(shown["objects"].values()), shown["left_out"]) == ("1.0", 8, [])
+    assert "Dataset all 1.0" in here("dataset", "show", "all", home=place.home).out
+    for command in (("dataset", "export"), ("dataset", "show"), ("train",), ("evaluate",), ("lineage",)):
+        said = here(*command, "all@9.9", home=place.home)
+        assert (said.status, "dataset 'all@9.9' is not in the registry; known: all@1.0" in said.err) == (2, True)
     assert str(place.images / "0.bmp") in here("lineage", "all@1.0", home=place.home).out.replace("\n", "")
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from al_dagster.core.ids import frame_id, object_id
+from al_dagster.core.hashing import file_sha256
+from al_dagster.core.ids import frame_id, object_id, source_id
+from al_dagster.core.lake import Lake
 from al_dagster.core.project import ProjectConfig
 from al_dagster.core.rle import encode
 from al_dagster.datasets.build import BuiltDataset, build_dataset
@@ -17,6 +19,7 @@ from al_dagster.datasets.definition import DatasetDefinition
 from al_dagster.media.inspection import inspect_file
 from al_dagster.registry.batches import FileEntry, claim_files, mark_labelled
 from al_dagster.registry.database import Registry, open_registry
+from al_dagster.registry.frame_labels import FrameOutcome, mark_background, record_frames
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.registry.projects import save_project
 from al_dagster.registry.sources import register_frames, register_sources
@@ -43,10 +46,35 @@ class Lab:
     def definition(self, **values: Any) -> DatasetDefinition:
         return DatasetDefinition.model_validate({"name": "parts", "project": "parts", **values})
 
+    @property
+    def lake(self) -> Lake:
+        return Lake(str(self.root / "lake"))
+
     def build(self, **values: Any) -> BuiltDataset:
         """Build the definition with these values."""
-        definition = self.definition(**values)
-        return build_dataset(self.registry, definition, duplicate_distance=self.distance, run_id="run-1")
+        return self.freeze(self.definition(**values))
+
+    def freeze(self, definition: DatasetDefinition) -> BuiltDataset:
+        return build_dataset(
+            self.registry,
+            definition,
+            lake=self.lake,
+            masks_dir=self.root / "masks",
+            duplicate_distance=self.distance,
+            run_id="run-1",
+        )
+
+    def outcome(self, path: Path, *, project: str = "parts", **outcome: Any) -> None:
+        """Note what labelling a file's only frame came to."""
+        record_frames(self.registry, project, "batch", {self.frame(path): FrameOutcome(**outcome)})
+
+    def mark_background(self, path: Path) -> None:
+        mark_background(self.registry, "parts", [self.frame(path)], "ann")
+
+    @staticmethod
+    def frame(path: Path) -> str:
+        """The id of the only frame of a file."""
+        return frame_id(source_id(file_sha256(path)), 0)
 
     def draw(self, name: str, seed: int, size: tuple[int, int] = (96, 64), **options: Any) -> Path:
         """An image file that resembles no other of another seed."""
@@ -94,6 +122,7 @@ class Lab:
                 frame_ids=list(frames.values()),
                 objects=objects,
             )
+            record_frames(self.registry, project, batch, dict.fromkeys(frames.values(), FrameOutcome()))
             mark_labelled(self.registry, batch, run_id="run", parameters={})
         return {Path(row["file_path"]): row["source_id"] for row in ready}
 

@@ -59,7 +59,8 @@ hashes = st.lists(
 )
 
 
-@given(hashes, st.integers(0, 12))
+@given(hashes, st.integers(0, 20))
+@settings(deadline=None)
 def test_leaks_are_exactly_the_near_pairs_across_splits(images: list[tuple[str, int | None, int]], distance: int):
     splits = [split for split, _, _ in images]
     # The bits are spread over all four words of the hash.
@@ -84,6 +85,7 @@ def test_leaks_are_exactly_the_near_pairs_across_splits(images: list[tuple[str, 
 
 
 @given(hashes, st.integers(0, 12))
+@settings(deadline=None)
 def test_new_images_never_push_out_old_ones(images: list[tuple[str, int | None, int]], distance: int):
     def kept(count: int) -> list[int]:
         splits = [split for split, _, _ in images[:count]]
@@ -105,6 +107,24 @@ def test_many_images_are_compared_in_pieces():
     leaks = near_duplicate_leaks(splits, texts, [str(index) for index in range(6000)], 6)
 
     assert [(leak.first, leak.second, leak.distance) for leak in leaks] == [(2999, 4000, 3), (17, 5999, 0)]
+
+
+@pytest.mark.parametrize("distance", [0, 2, 6, 15, 16])
+def test_images_that_share_most_of_their_bits_are_compared_as_one_by_one(distance: int):
+    generator = np.random.default_rng(1)
+    # Of dark pictures most blocks of bits are the same, so that many have one in common.
+    bits = [sum(1 << int(place) for place in generator.choice(256, generator.integers(0, 12))) for _ in range(400)]
+    splits = [SPLITS[code] for code in generator.integers(0, 3, 400)]
+    expected = {
+        (first, second): (bits[first] ^ bits[second]).bit_count()
+        for first, second in combinations(range(400), 2)
+        if splits[first] != splits[second] and (bits[first] ^ bits[second]).bit_count() <= distance
+    }
+
+    leaks = near_duplicate_leaks(splits, [f"{value:064x}" for value in bits], [str(i) for i in range(400)], distance)
+
+    assert {(leak.first, leak.second): leak.distance for leak in leaks} == expected
+    assert expected
 
 
 def test_a_hash_of_another_length_is_refused():
