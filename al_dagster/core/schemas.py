@@ -68,7 +68,9 @@ MASKS = pa.schema(
         _required("object_id", pa.string()),
         _required("frame_id", pa.string()),
         _required("mask_path", pa.string()),  # relative to the mask store
-        _required("polygon", pa.list_(pa.list_(pa.float64()))),  # rings of x, y, x, y, … in pixels
+        # Rings of x, y, x, y, … along the pixels' edges, simplified: for each part, largest first, its outer ring
+        # (counter-clockwise as the image is seen), then those of its holes (clockwise).
+        _required("polygon", pa.list_(pa.list_(pa.float64()))),
         pa.field("rle", pa.string()),  # the mask over the whole frame, in COCO's compressed run lengths
         _required("area", pa.float64()),  # px²
         _required("score", pa.float64()),

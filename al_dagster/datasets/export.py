@@ -19,6 +19,7 @@ from al_dagster.datasets.frozen import DatasetImage, FrozenDataset
 from al_dagster.datasets.images import PlacedImage, Placing, image_folder, link_or_copy, place_image
 from al_dagster.datasets.labels import ignored_of, labels_of
 from al_dagster.datasets.manifest import describe, describe_images, is_intact, read_manifest, write_manifest
+from al_dagster.datasets.splits import SPLITS
 from al_dagster.registry.database import Registry
 from al_dagster.registry.datasets import mark_exported
 from al_dagster.registry.paths import seen_files
@@ -116,7 +117,7 @@ def _write(staging: Path, registry: Registry, dataset: FrozenDataset, max_pixels
         for image_path, name, image in zip(folders, names, placed, strict=True)
     }
     for format_name in others:
-        _make_image_folders(staging / format_name, dataset)
+        _make_image_folders(staging / format_name)
         for image_path, image in zip(folders, placed, strict=True):
             link_or_copy(image.path, staging / format_name / image_path / image.path.name)
     labels = labels_of(dataset)
@@ -132,7 +133,7 @@ def _write(staging: Path, registry: Registry, dataset: FrozenDataset, max_pixels
 
 
 def _place_images(root: Path, registry: Registry, dataset: FrozenDataset, max_pixels: int) -> list[PlacedImage]:
-    _make_image_folders(root, dataset)
+    _make_image_folders(root)
     seen = seen_files(registry, [image.source_id for image in dataset.images], dataset.definition.project)
     links = dataset.definition.images == "link"
 
@@ -162,8 +163,8 @@ def _place_images(root: Path, registry: Registry, dataset: FrozenDataset, max_pi
     return placed
 
 
-def _make_image_folders(root: Path, dataset: FrozenDataset) -> None:
-    for split in {image.split for image in dataset.images}:
+def _make_image_folders(root: Path) -> None:
+    for split in SPLITS:
         (root / image_folder(split)).mkdir(parents=True, exist_ok=True)
 
 

@@ -33,8 +33,9 @@ def check_trainable(dataset: FrozenDataset) -> None:
     """
     if all(image.split != "train" for image in dataset.images):
         raise UserError(
-            f"dataset {dataset.name} {dataset.version} has no images in its train split, and YOLO needs some: "
-            "label more images or change the split ratios, then build it again"
+            f"dataset {dataset.name} {dataset.version} has no images in its train split, and YOLO needs some: add "
+            "images of something else, say by 'grouping' in project.yaml what belongs together, or change the split "
+            "ratios; then build it again"
         )
 
 
@@ -55,7 +56,7 @@ def write_yolo(folder: Path, dataset: FrozenDataset, labels: Labels, *, segmenta
         The SHA-256 of each file, by its path in the export.
     """
     splits = {image.split for image in dataset.images}
-    for split in splits:
+    for split in SPLITS:
         (folder / "labels" / split).mkdir(parents=True, exist_ok=True)
     texts = outline_texts(labels) if segmentation else box_texts(labels)
     names = [f"labels/{image.split}/{image.name}.txt" for image in dataset.images]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from al_dagster.datasets.definition import SplitRatios
 from al_dagster.datasets.splits import SPLITS
 
 EXAMPLES = 5
@@ -64,6 +65,7 @@ class BuildReport:
         background: images without objects in each split.
         objects: objects in each split; ignored ones do not count.
         categories: objects of each class in each split.
+        groups: groups of images that belong together, each of which is in one split.
         ignored: objects that the filter drops and whose region teaches nothing.
         left_out: what is not in the dataset, and why; near-duplicates are in ``held_out`` too.
         held_out: images left out so that no split leaks into another.
@@ -74,6 +76,7 @@ class BuildReport:
     background: dict[str, int]
     objects: dict[str, int]
     categories: dict[str, dict[str, int]]
+    groups: int
     ignored: int
     left_out: tuple[LeftOut, ...]
     held_out: tuple[HeldOut, ...]
@@ -89,6 +92,17 @@ class BuildReport:
     def one_sided(self) -> tuple[str, ...]:
         """The categories whose objects all landed in one split."""
         return tuple(name for name, counts in self.categories.items() if sum(map(bool, counts.values())) == 1)
+
+    def empty_splits_sentence(self, ratios: SplitRatios) -> str:
+        """Which splits got nothing though they have a share, and of how many groups; empty if none."""
+        empty = [split for split in SPLITS if getattr(ratios, split) > 0 and not self.images[split]]
+        if not empty:
+            return ""
+        images, groups = sum(self.images.values()), _counted(self.groups, "groups")
+        return (
+            f"{' and '.join(empty)}: the {_counted(images, 'images')} are {groups}, and a group is never divided; add "
+            "images of something else, or say by 'grouping' in project.yaml what belongs together"
+        )
 
     @property
     def left_out_sentence(self) -> str:
@@ -146,6 +160,7 @@ def report_of(
         background=background,
         objects={split: sum(by_split[split] for by_split in categories.values()) for split in SPLITS},
         categories=categories,
+        groups=len(table["group_key"].unique()),
         ignored=int(table["is_ignored"].fill_null(False).to_numpy().sum()),
         left_out=left_out,
         held_out=held_out,

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
@@ -13,6 +11,7 @@ from al_dagster.core.errors import UnreadableFileError, UserError
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.progress import report
 from al_dagster.core.project import ProjectConfig
+from al_dagster.core.rle import encode
 from al_dagster.core.settings import Settings
 from al_dagster.labelling import segment
 from al_dagster.labelling.embed import know_version
@@ -160,15 +159,8 @@ def _mask_columns(one: StaleObject, image: Image, mask: Mask, models: Models, ma
     return {
         "mask_path": masks.write(frame, one.object_id, made_from, mask),
         "polygon": mask_polygons(mask),
-        "mask_rle": _run_lengths(mask, width, height),
+        "mask_rle": encode(mask.pixels, mask.x, mask.y, width, height),
         "area": float(mask.area),
         "mask_score": round(float(mask.score), 6),
         "segmentation_model": model,
     }
-
-
-def _run_lengths(mask: Mask, width: int, height: int) -> str | None:
-    if find_spec("al_dagster.core.rle") is None:
-        return None
-    encoded: str = import_module("al_dagster.core.rle").encode(mask.pixels, mask.x, mask.y, width, height)
-    return encoded

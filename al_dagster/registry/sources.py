@@ -63,12 +63,12 @@ def register_sources(
         final = _mark_duplicates(rows, _ready_elsewhere(session, batch, rows))
         _register(session, [row for row in final if row["status"] != "quarantined"], duplicate_distance)
         for row in final:
-            registered = row["source_id"] if row["status"] != "quarantined" else None
-            session.execute(
-                update(BatchFile)
-                .where(BatchFile.batch_key == batch_key, BatchFile.file_path == row["file_path"])
-                .values(status=row["status"], reason=row["reason"], source_id=registered)
-            )
+            values = {"status": row["status"], "reason": row["reason"]}
+            if row["status"] != "quarantined":
+                # A file that can no longer be read did hold its source when it was seen.
+                values["source_id"] = row["source_id"]
+            mine = (BatchFile.batch_key == batch_key, BatchFile.file_path == row["file_path"])
+            session.execute(update(BatchFile).where(*mine).values(**values))
         group_batch(session, batch.project_id, batch_key)
     return final
 
@@ -171,14 +171,10 @@ def _mark_duplicates(rows: Sequence[Mapping[str, Any]], known: Mapping[str, str]
 
 
 def _register(session: Session, rows: Sequence[Mapping[str, Any]], duplicate_distance: int) -> None:
-    standing: dict[str, str | None] = {}
+    standing: set[str] = set()
     for chunk in chunked([row["source_id"] for row in rows]):
-        found = session.execute(select(Source.source_id, Source.file_path).where(Source.source_id.in_(chunk)))
-        standing.update((source, path) for source, path in found)
+        standing.update(session.scalars(select(Source.source_id).where(Source.source_id.in_(chunk))))
     for row in rows:
-        if row["source_id"] in standing and _has_moved(standing[row["source_id"]], row["file_path"]):
-            moved = update(Source).where(Source.source_id == row["source_id"])
-            session.execute(moved.values(file_path=row["file_path"], file_name=Path(row["file_path"]).name))
         if row["source_id"] in standing:
             _fill(session, row)
     new = [row for row in rows if row["status"] == "ready" and row["source_id"] not in standing]
@@ -201,10 +197,6 @@ def _source_columns(row: Mapping[str, Any], group_key: str) -> dict[str, Any]:
         "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
         "group_key": group_key,
     }
-
-
-def _has_moved(standing: str | None, path: str) -> bool:
-    return standing is None or (standing != path and not Path(standing).exists() and Path(path).exists())
 
 
 def _group_keys(session: Session, new: Sequence[Mapping[str, Any]], duplicate_distance: int) -> list[str]:

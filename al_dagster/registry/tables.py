@@ -26,7 +26,11 @@ class Project(Base):
 
 
 class Source(Base):
-    """An original file; the same bytes are the same source, whatever their path."""
+    """An original file; the same bytes are the same source, whatever their path.
+
+    ``file_path`` is where it was seen first; ``batch_files`` has every path of every project. ``group_key`` is its
+    cluster of near-duplicates over all projects.
+    """
 
     __tablename__ = "sources"
     __table_args__ = (CheckConstraint("source_type IN ('image', 'video', 'text')", name="source_type"),)
