@@ -12,7 +12,7 @@ from al_dagster.assets.dataset import DATASET_ID, dataset, dataset_export
 from al_dagster.assets.ingest import sources
 from al_dagster.assets.label import detections, embeddings, masks
 from al_dagster.assets.partitions import batches, datasets
-from al_dagster.assets.register import vector_index
+from al_dagster.assets.register import objects, vector_index
 from al_dagster.core.ids import batch_project
 from al_dagster.resources import LakeIOManager, ModelsResource, RegistryResource
 
@@ -76,6 +76,18 @@ def check_embeddings_well_formed(
     return _judge(context, rule)
 
 
+@dg.asset_check(asset=objects, partitions_def=batches, name="frames_labelled")
+def check_frames_labelled(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
+    """Every frame of the batch could be labelled; one that could not is tried again the next time."""
+    from al_dagster.labelling.quality import frames_labelled
+
+    return _judge(
+        context,
+        lambda key: frames_labelled(registry.open(), batch_project(key), lake.lake.read("frames", key)),
+        dg.AssetCheckSeverity.WARN,
+    )
+
+
 @dg.asset_check(asset=vector_index, partitions_def=batches, name="outbox_drained")
 def check_outbox_drained(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
     """Nothing of the batch waits in the outbox or failed, and the store holds every object of the batch."""
@@ -119,6 +131,7 @@ all_checks = [
     check_no_duplicate_boxes,
     check_masks_inside_boxes,
     check_embeddings_well_formed,
+    check_frames_labelled,
     check_outbox_drained,
     check_no_split_leakage,
     check_export_equals_registry,

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
 from al_dagster.core.verdict import Verdict
 from al_dagster.labelling.masks import RunMasks
+from al_dagster.registry.database import Registry
+from al_dagster.registry.frame_labels import unlabelled_frames
 
 DUPLICATE_IOU = 0.95
 NORM_TOLERANCE = 1e-3
@@ -21,6 +23,16 @@ def quarantined_share(sources: pa.Table) -> Verdict:
     status = sources["status"].to_pylist()
     share = status.count("quarantined") / len(status) if status else 0.0
     return Verdict(share <= MOST_QUARANTINED, {"files": len(status), "quarantined_share": round(share, 4)})
+
+
+def frames_labelled(registry: Registry, project_id: str, frames: pa.Table) -> Verdict:
+    """Every frame of a batch was labelled the last time; those that were not are in no dataset because of it."""
+    missing = unlabelled_frames(registry, project_id, frames["frame_id"].to_pylist())
+    figures: dict[str, Any] = {"frames": frames.num_rows, "wrong": len(missing)}
+    if missing:
+        frame_id, reason = next(iter(missing.items()))
+        figures |= {"first_wrong": frame_id, "reason": reason}
+    return Verdict(not missing, figures)
 
 
 def boxes_inside_image(detections: pa.Table, frames: pa.Table) -> Verdict:

@@ -137,6 +137,16 @@ def list_frames(
         return [dict(row) for row in rows.mappings()]
 
 
+def unlabelled_frames(registry: Registry, project_id: str, frame_ids: Sequence[str]) -> dict[str, str]:
+    """The frames whose last attempt failed or that were never tried, and why, by id."""
+    tried: dict[str, str | None] = {}
+    with registry.reader() as session:
+        for chunk in chunked(frame_ids):
+            mine = (FrameLabel.project_id == project_id, FrameLabel.frame_id.in_(chunk))
+            tried.update(session.execute(select(FrameLabel.frame_id, FrameLabel.error).where(*mine)).tuples().all())
+    return {frame_id: error for frame_id in frame_ids if (error := tried.get(frame_id, "was never tried"))}
+
+
 def count_frames(registry: Registry, project_id: str) -> dict[FrameState, int]:
     """How many frames of a project are in each state."""
     states = _states(project_id).subquery()

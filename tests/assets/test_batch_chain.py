@@ -39,6 +39,7 @@ def test_the_whole_chain_of_a_batch_with_its_checks(bench, labelled):
             "no_duplicate_boxes",
             "masks_inside_boxes",
             "embeddings_well_formed",
+            "frames_labelled",
             "outbox_drained",
         ),
         True,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from al_dagster.labelling.quality import frames_labelled
 from al_dagster.registry.batches import unfinished_batches
 from al_dagster.registry.frame_labels import count_frames, list_frames, mark_background
 from al_dagster.registry.objects import get_object, list_objects
@@ -95,11 +96,14 @@ def test_a_picture_that_cannot_be_read_for_a_moment_is_told_and_labelled_the_nex
         result = getattr(chain, step)()
     assert (result.figures["frames_failed"], result.figures["failures"]) == (1, "1 has vanished")
     assert {row["error"] for row in list_frames(chain.registry, "shapes", "failed")} == {"has vanished"}
+    verdict = frames_labelled(chain.registry, "shapes", chain.last("frames"))
+    assert (verdict.passed, verdict.figures["wrong"], verdict.figures["reason"]) == (False, 1, "has vanished")
     assert (len(standing(chain)), unfinished_batches(chain.registry)) == (2, [chain.key])
     bring_back()
     assert chain.up_to("objects").figures["frames_failed"] == 0
     assert (len(standing(chain)), unfinished_batches(chain.registry)) == (4, [])
     assert count_frames(chain.registry, "shapes")["objects"] == 2
+    assert frames_labelled(chain.registry, "shapes", chain.last("frames")).passed
 
 
 def test_a_frame_that_fails_when_it_is_labelled_again_keeps_what_is_known_of_it(chain, home):

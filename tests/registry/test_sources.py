@@ -12,6 +12,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.core.schemas import SOURCES
 from al_dagster.registry.batches import FileEntry, claim_files
 from al_dagster.registry.grouping import GroupIndex
+from al_dagster.registry.paths import newest_path, seen_files
 from al_dagster.registry.sources import get_source, quarantined_files, register_frames, register_sources
 from al_dagster.registry.tables import BatchFile, Frame
 
@@ -99,13 +100,24 @@ def test_the_same_bytes_in_another_project_are_the_same_source_and_ready(registr
     assert get_source(registry, final["source_id"])["file_path"] == "/in/a.jpg"
 
 
-def test_a_source_follows_its_file_that_was_moved(registry, batch, tmp_path):
+def test_a_source_is_known_at_every_path_that_held_it_the_newest_first(registry, batch, tmp_path):
     old, new = tmp_path / "old.jpg", tmp_path / "new.jpg"
     old.write_text("a")
     (first,) = register_sources(registry, batch(str(old)), [row(str(old))], 6)
     old.rename(new)
     register_sources(registry, batch(str(new)), [row(str(new))], 6)
-    assert get_source(registry, first["source_id"])["file_path"] == str(new)
+    assert newest_path(registry, first["source_id"], "parts") == str(new)
+    files = seen_files(registry, [first["source_id"]], "parts")[first["source_id"]]
+    assert [file.file_path for file in files] == [str(new), str(old)]
+
+
+def test_a_file_that_can_no_longer_be_read_is_still_known_to_have_held_its_source(registry, batch):
+    key = batch("/in/a.jpg")
+    (first,) = register_sources(registry, key, [row("/in/a.jpg")], 6)
+    gone = {**row("/in/a.jpg"), "status": "quarantined", "reason": "has vanished", "source_id": None}
+    register_sources(registry, key, [gone], 6)
+    assert newest_path(registry, first["source_id"], "parts") == "/in/a.jpg"
+    assert [path for _, path, _ in quarantined_files(registry)] == ["/in/a.jpg"]
 
 
 def test_a_near_duplicate_joins_the_group_of_the_nearest_source(registry, batch):

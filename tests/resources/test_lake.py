@@ -2,6 +2,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from al_dagster.core.errors import UserError
 from al_dagster.core.lake import Lake
 from al_dagster.core.schemas import VECTOR_INDEX
 from al_dagster.resources.lake import LakeIOManager, NewTables, StoredTables
@@ -64,4 +65,5 @@ def test_stored_tables_are_read_when_they_are_asked_for(tmp_path):
     lake.write("vector_index", "a", table_of("x"))
     assert list(stored) == ["a", "b"]
     assert stored["a"]["object_id"].to_pylist() == ["x"]
-    assert stored["b"].num_rows == 0
+    with pytest.raises(UserError, match="vector_index of b is not in the lake"):
+        stored["b"]
