@@ -41,8 +41,12 @@ places AS (
 ),
 labels AS (
     SELECT frame_id, labelled_at IS NOT NULL AS is_labelled, CAST(is_unsure AS BOOLEAN) AS is_unsure, error,
-           background_by IS NOT NULL AS is_marked
+           background_by IS NOT NULL AS is_marked, batch_key
     FROM registry.frame_labels WHERE project_id = $project
+),
+searches AS (
+    SELECT batch_key, CAST(json_extract(parameters, '$.project.classes') AS VARCHAR) AS classes
+    FROM registry.batches WHERE project_id = $project
 ),
 of_project AS (
     SELECT source_id FROM files WHERE project_id = $project AND status = 'ready'
@@ -56,11 +60,13 @@ SELECT coalesce(f.frame_id, '') AS frame_id, s.source_id, CAST(coalesce(f.frame_
        coalesce(json_extract_string(s.metadata, 'format'), '') AS image_format,
        coalesce(json_extract_string(s.metadata, 'plain'), '') = 'true' AS is_plain,
        coalesce(l.is_labelled, FALSE) AS is_labelled, coalesce(l.is_unsure, FALSE) AS is_unsure, l.error,
-       coalesce(l.is_marked, FALSE) AS is_marked, NOT coalesce(p.is_there, TRUE) AS is_replaced
+       coalesce(l.is_marked, FALSE) AS is_marked, b.classes AS searched_for,
+       NOT coalesce(p.is_there, TRUE) AS is_replaced
 FROM of_project AS o
 JOIN registry.sources AS s ON s.source_id = o.source_id AND s.source_type = 'image'
 LEFT JOIN registry.frames AS f ON f.source_id = o.source_id
 LEFT JOIN labels AS l ON l.frame_id = f.frame_id
+LEFT JOIN searches AS b ON b.batch_key = l.batch_key
 LEFT JOIN registry.source_groups AS g ON g.project_id = $project AND g.source_id = o.source_id
 LEFT JOIN places AS p ON p.source_id = o.source_id
 ORDER BY s.created_at, s.source_id, f.frame_idx
@@ -95,6 +101,8 @@ class Pool:
         frames: a row a frame of its images, in the order in which they were registered, then of the frames. An image
             whose frames are not known yet has one row with an empty ``frame_id``. ``file_path`` is the project's own
             newest path of the content; ``is_replaced`` says that other content was seen since at all of them.
+            ``searched_for`` lists as JSON the classes that the last labelling of the frame's batch was asked for; it is
+            empty where that is not known.
         objects: a row an active object, in no order; ``polygon`` is JSON text.
         deleted: frame and category of objects that people deleted, each pair once; empty unless asked for.
         categories: names by id.
