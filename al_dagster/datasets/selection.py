@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 # A source lies where the project saw it last among the paths that nothing else was seen at since, by any project.
 _FRAMES = """
 WITH files AS (
-    SELECT id, project_id, file_path, source_id, status FROM registry.batch_files WHERE source_id IS NOT NULL
+    SELECT id, project_id, file_path, source_id, status FROM registry.batch_files
+    WHERE source_id IS NOT NULL OR status = 'quarantined' -- what cannot be read is other content too
 ),
 newest AS (
-    SELECT file_path, arg_max(source_id, id) AS source_id FROM files GROUP BY file_path
+    SELECT file_path, arg_max(coalesce(source_id, ''), id) AS source_id FROM files GROUP BY file_path
 ),
 seen AS (
     SELECT f.source_id, f.file_path, f.id, n.source_id = f.source_id AS is_there
     FROM files AS f JOIN newest AS n ON n.file_path = f.file_path
-    WHERE f.project_id = $project
+    WHERE f.project_id = $project AND f.source_id IS NOT NULL
 ),
 places AS (
     SELECT source_id, bool_or(is_there) AS is_there,
