@@ -22,7 +22,7 @@ from al_dagster.media.pixels import Image, opaque_rgb, orientation, require_size
 from al_dagster.media.png import rgb_of_png
 from al_dagster.media.pnm import is_netpbm, read_netpbm
 from al_dagster.media.tiff import read_page
-from al_dagster.media.tiff_layout import is_tiff, page_offset, page_offsets
+from al_dagster.media.tiff_pages import Place, is_tiff, page_place, page_places
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF")
 """The formats that Pillow reads. It knows more, some of which start other programs or have no signature; for TIFF and
@@ -170,9 +170,9 @@ def decode_pages(file: BinaryIO, *, suffix: str, max_pixels: int) -> Iterator[De
         yield decode(file, suffix=suffix, max_pixels=max_pixels)
         return
     with _sentences("TIFF"):
-        for offset in page_offsets(file):
+        for place in page_places(file):
             try:
-                page: Decoded | UnreadableFileError = _decode_tiff(file, offset, max_pixels)
+                page: Decoded | UnreadableFileError = _decode_tiff(file, place, max_pixels)
             except UnreadableFileError as error:
                 page = error
             yield page
@@ -193,8 +193,8 @@ def decode(file: BinaryIO, *, suffix: str, max_pixels: int, page: int = 0) -> De
     prefix = _prefix(file)
     if is_tiff(prefix):
         with _sentences("TIFF"):
-            offset = page_offset(file, page)
-        return _decode_tiff(file, offset, max_pixels)
+            place = page_place(file, page)
+        return _decode_tiff(file, place, max_pixels)
     if page:
         raise UnreadableFileError(f"has no page {page + 1}")
     if is_netpbm(prefix):
@@ -215,9 +215,9 @@ def _prefix(file: BinaryIO) -> bytes:
     return prefix
 
 
-def _decode_tiff(file: BinaryIO, offset: int, max_pixels: int) -> Decoded:
+def _decode_tiff(file: BinaryIO, place: Place, max_pixels: int) -> Decoded:
     with _sentences("TIFF"):
-        found = read_page(file, offset, max_pixels)
+        found = read_page(file, place, max_pixels)
         picture = upright(found.picture, found.orientation)
         moment = capture_time(found.exif)
         return Decoded(picture, "TIFF", found.mode, found.orientation, plain=False, captured_at=moment)

@@ -1,33 +1,33 @@
 """The pages of a TIFF file in colours, of every depth, sample format and meaning that the format allows."""
 
 import math
+import struct
+from io import BytesIO
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageCms
+from PIL.TiffImagePlugin import TiffImageFile
 
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.media.pixels import Image, extent, known_orientation, likely_range, opaque_rgb, rgb, scaled
-from al_dagster.media.tiff_layout import (
-    DECODED,
-    LOSSLESS,
+from al_dagster.media.tiff_pages import (
+    JPEG,
     OLD_JPEG,
-    RAW,
     Layout,
     Photometric,
+    Place,
     SampleFormat,
+    Samples,
     Tag,
     damaged,
-    many,
+    exif_of,
     page_layout,
-    predictor_of,
-    read_directory,
-    states_range,
+    samples_of,
+    subsampled,
     subsampling_of,
-    whole_number,
 )
-from al_dagster.media.tiff_samples import Samples, encoded_picture, samples_of, subsampled
 
 _COLOURS: dict[int, int] = {
     Photometric.WHITE_IS_ZERO: 1,
@@ -63,50 +63,21 @@ class TiffPage(NamedTuple):
     exif: dict[int, Any]
 
 
-def read_page(file: BinaryIO, offset: int, max_pixels: int) -> TiffPage:
+def read_page(file: BinaryIO, place: Place, max_pixels: int) -> TiffPage:
     """Decode a page of an open TIFF.
 
     Args:
         file: open for binary reading.
-        offset: where the page begins.
+        place: where the page is.
         max_pixels: a page of more pixels than this is refused before it is decoded.
 
     Raises:
         UnreadableFileError: it cannot be read; the message is the reason.
     """
-    layout = page_layout(file, read_directory(file, offset), max_pixels)
-    if layout.compression in DECODED or _is_usual(layout):
-        picture = _decoded(file, layout, offset)
-    elif layout.compression in LOSSLESS:
-        picture = _interpreted(file, layout)
-    else:
-        raise UnreadableFileError(f"is a TIFF file of compression {layout.compression}, which cannot be read")
-    return TiffPage(
-        picture, _mode(layout), known_orientation(layout.tags.get(Tag.ORIENTATION)), _exif(file, layout.tags)
-    )
-
-
-def _exif(file: BinaryIO, tags: dict[int, Any]) -> dict[int, Any]:
-    try:
-        return read_directory(file, int(tags[Tag.EXIF])) if Tag.EXIF in tags else {}
-    except Exception:
-        # As of any other format: a damaged EXIF block takes nothing from the picture.
-        return {}
-
-
-def _is_usual(layout: Layout) -> bool:
-    """Whether Pillow gives what is to be seen, and faster than it can be made from the samples."""
-    return (
-        layout.compression in LOSSLESS - {RAW}
-        and layout.bits == 8
-        and layout.sample_format == SampleFormat.UNSIGNED
-        and (layout.photometric, layout.channels) in ((Photometric.BLACK_IS_ZERO, 1), (Photometric.RGB, 3))
-        and layout.planes == 1
-        and predictor_of(layout) in (1, 2)
-        and whole_number(layout.tags, Tag.FILL_ORDER, 1) == 1
-        and len(layout.offsets) == layout.across * layout.down
-        and not states_range(layout)
-    )
+    layout = page_layout(file, place, max_pixels)
+    picture = _old_jpeg(file, place) if layout.compression == OLD_JPEG else _interpreted(layout)
+    orientation = next(iter(layout.numbers(Tag.ORIENTATION)), 1)
+    return TiffPage(picture, _mode(layout), known_orientation(orientation), exif_of(layout))
 
 
 def _mode(layout: Layout) -> str:
@@ -122,7 +93,7 @@ def _mode(layout: Layout) -> str:
     return "F" if layout.sample_format == SampleFormat.FLOAT else "I;16" if layout.bits == 16 else "I"
 
 
-def _interpreted(file: BinaryIO, layout: Layout) -> Pillow.Image:
+def _interpreted(layout: Layout) -> Pillow.Image:
     """The picture of a page whose samples can be had as they are."""
     colours = _COLOURS.get(layout.photometric)
     if colours is None:
@@ -131,20 +102,20 @@ def _interpreted(file: BinaryIO, layout: Layout) -> Pillow.Image:
         )
     if layout.channels < colours:
         raise UnreadableFileError(damaged(f"{layout.channels} channels where its colours need {colours}"))
-    if layout.photometric == Photometric.YCBCR and subsampling_of(layout) != (1, 1):
-        return rgb(_from_ycbcr(subsampled(file, layout), layout))
-    samples = samples_of(file, layout)
+    if subsampling_of(layout) != (1, 1):
+        return rgb(_from_ycbcr(subsampled(layout), layout))
+    samples = samples_of(layout)
     colour = samples[..., :colours]
     if layout.photometric == Photometric.PALETTE:
         return rgb(_from_palette(colour[..., 0], layout), _alpha_of(samples, layout))
-    if layout.photometric == Photometric.YCBCR:
+    if layout.photometric == Photometric.YCBCR and layout.compression != JPEG:
         return rgb(_from_ycbcr(colour, layout))
     if layout.photometric == Photometric.CIELAB:
         return _from_lab(colour, layout)
     low, high = _range(colour, layout)
     eight = scaled(colour, low, high)
     if layout.photometric == Photometric.CMYK:
-        if whole_number(layout.tags, Tag.INK_SET, 1) != 1:
+        if layout.numbers(Tag.INK_SET) not in ((), (1,)):
             raise UnreadableFileError("is a TIFF file of inks that are not cyan, magenta, yellow and black")
         return Pillow.fromarray(np.ascontiguousarray(eight), mode="CMYK").convert("RGB")
     if layout.photometric == Photometric.WHITE_IS_ZERO:
@@ -165,7 +136,7 @@ def _range(values: Samples, layout: Layout) -> tuple[float, float]:
         default = likely_range(values)
     for minimum, maximum in ((Tag.SMIN, Tag.SMAX), (Tag.MIN, Tag.MAX)):
         lows, highs = (
-            [float(value) for value in many(layout.tags, tag) if math.isfinite(value)] for tag in (minimum, maximum)
+            [float(value) for value in layout.numbers(tag) if math.isfinite(value)] for tag in (minimum, maximum)
         )
         if not lows and not highs:
             continue
@@ -187,7 +158,7 @@ def _alpha(layout: Layout) -> tuple[int, int] | None:
         Photometric.PALETTE,
     ):
         return None
-    extras = many(layout.tags, Tag.EXTRA_SAMPLES)
+    extras = layout.numbers(Tag.EXTRA_SAMPLES)
     if layout.photometric == Photometric.RGB and layout.channels == 4 and extras in ((), (999,)):
         # Without a word on the fourth channel every reader takes it for an alpha; 999 is an old CorelDRAW.
         return 3, _UNASSOCIATED
@@ -213,7 +184,7 @@ def _alpha_of(samples: Samples, layout: Layout) -> Image | None:
 
 def _from_palette(indices: Samples, layout: Layout) -> Image:
     entries = 2**layout.bits
-    colours = np.array(many(layout.tags, Tag.COLOUR_MAP), dtype=np.uint16)
+    colours = np.array(layout.numbers(Tag.COLOUR_MAP), dtype=np.uint16)
     if layout.sample_format not in (SampleFormat.UNSIGNED, SampleFormat.UNDEFINED) or len(colours) != 3 * entries:
         raise UnreadableFileError(damaged("its palette does not fit its samples"))
     # Old writers filled the palette with values of 8 bits.
@@ -239,9 +210,9 @@ def _from_lab(values: Samples, layout: Layout) -> Pillow.Image:
 def _from_ycbcr(values: Samples, layout: Layout) -> Image:
     if layout.bits != 8 or layout.sample_format not in (SampleFormat.UNSIGNED, SampleFormat.UNDEFINED):
         raise UnreadableFileError(f"is a TIFF file of YCbCr colours of {layout.bits} bits, which cannot be read")
-    stated = many(layout.tags, Tag.YCBCR_COEFFICIENTS)
+    stated = layout.numbers(Tag.YCBCR_COEFFICIENTS)
     red, green, blue = (float(value) for value in (stated if len(stated) == 3 else (0.299, 0.587, 0.114)))
-    stated = many(layout.tags, Tag.REFERENCE_BLACK_WHITE)
+    stated = layout.numbers(Tag.REFERENCE_BLACK_WHITE)
     limits = [float(value) for value in (stated if len(stated) == 6 else (0, 255, 128, 255, 128, 255))]
     if not green or limits[0] == limits[1] or limits[2] == limits[3] or limits[4] == limits[5]:
         raise UnreadableFileError(damaged("its colours are stated in a way that makes no sense"))
@@ -257,21 +228,13 @@ def _from_ycbcr(values: Samples, layout: Layout) -> Image:
     return result
 
 
-def _decoded(file: BinaryIO, layout: Layout, offset: int) -> Pillow.Image:
-    """The picture of a page whose compression knows of pixels, as Pillow decodes it."""
-    if layout.bits not in (1, 8) or layout.sample_format not in (SampleFormat.UNSIGNED, SampleFormat.UNDEFINED):
-        raise UnreadableFileError(f"is a TIFF file of JPEG data of {layout.bits} bits, which cannot be read")
-    picture = encoded_picture(file, layout, offset)
-    if (
-        picture.mode not in ("L", "RGB")
-        or layout.compression == OLD_JPEG
-        or layout.photometric == Photometric.YCBCR
-        or not states_range(layout)
-    ):
-        return opaque_rgb(picture)
-    values = np.asarray(picture)
-    if layout.photometric == Photometric.WHITE_IS_ZERO:
-        # Pillow has turned the values round, and the stated range with them.
-        values = 255 - values
-    eight = scaled(values, *_range(values, layout))
-    return rgb(255 - eight if layout.photometric == Photometric.WHITE_IS_ZERO else eight)
+def _old_jpeg(file: BinaryIO, place: Place) -> Pillow.Image:
+    """The picture of a page of the JPEG of TIFF 6.0, whose tables lie anywhere in the file, as Pillow decodes it."""
+    file.seek(0)
+    content = bytearray(file.read())
+    order, big = "<" if content[:2] == b"II" else ">", 43 in content[2:4]
+    # Pillow reads the first page of a file.
+    struct.pack_into(order + ("Q" if big else "L"), content, 8 if big else 4, place.offset)
+    picture = TiffImageFile(BytesIO(content), "")
+    picture.load()
+    return opaque_rgb(picture)
