@@ -26,6 +26,10 @@ _WHOLE = (8, 16, 32, 64)
 _MOST_BITS = 8 * 64
 """Of a pixel: twice those of RGB with alpha in numbers of 64 bits. The limit of pixels is one of memory with it."""
 _CUT = "is truncated: the TIFF data ends too early"
+_CONTRADICTION = "is a TIFF file that cannot be read: its tags contradict each other"
+_WHOLE_NUMBERS = set(TIFF.TAG_ATTRIBUTES.values()) - {
+    *("description", "software", "subifds", "extrasamples", "jpegtables", "subsampling")
+}
 
 # What tifffile says of damages is said in sentences here.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
@@ -99,7 +103,7 @@ def open_page(file: BinaryIO, place: Place, max_pixels: int) -> TiffPage:
     require_size(width, height, max_pixels)
     block_height, block_width = block = _block(page)
     if min(*block, channels) < 1:
-        raise UnreadableFileError(damaged("its tags contradict each other"))
+        raise UnreadableFileError(_CONTRADICTION)
     across, down = -(-width // block_width), -(-height // block_height)
     require_size(across * block_width, down * block_height, 4 * max_pixels)
     if page.imagedepth != 1 or page.tiledepth != 1:
@@ -223,8 +227,12 @@ def damaged(what: str) -> str:
 
 def _open(file: BinaryIO) -> TiffFile:
     file.seek(0)
-    # What makers of microscopes changed in the format is left to their programs.
-    return TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False, _multifile=False)
+    try:
+        with np.errstate(all="ignore"):
+            # What makers of microscopes changed in the format is left to their programs.
+            return TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False, _multifile=False)
+    except (TypeError, ValueError, IndexError) as error:
+        raise UnreadableFileError(_CONTRADICTION) from error
 
 
 def _directories(tiff: TiffFile) -> Iterator[int]:
@@ -255,25 +263,33 @@ def _directory(tiff: TiffFile, offset: int) -> TiffPage:
         raise UnreadableFileError(_CUT)
     tiff.filehandle.seek(offset)
     try:
-        return TiffPage(tiff, 0)
+        with np.errstate(all="ignore"):
+            page = TiffPage(tiff, 0)
     except Exception as error:
         # tifffile has no one error for a damaged directory.
-        raise UnreadableFileError(damaged("its tags contradict each other")) from error
+        raise UnreadableFileError(_CONTRADICTION) from error
+    if not all(isinstance(getattr(page, name), int) for name in _WHOLE_NUMBERS):
+        raise UnreadableFileError(_CONTRADICTION)
+    return page
 
 
 def _planes(tiff: TiffFile, page: TiffPage) -> int:
     """How many pictures of the page's size the file says to lie one after the other where the page's own does."""
-    if not page.is_final or not page.nbytes:
-        return 1
     stated: Any = 1
-    if page.is_imagej:
-        stated = (tiff.imagej_metadata or {}).get("images", 1)
-    elif page.is_shaped:
-        stated = math.prod((tiff.shaped_metadata or ({},))[0].get("shape", ())) // page.size
-    elif page.is_stk:
-        stated = page.tags["UIC2tag"].count
+    try:
+        if page.is_imagej:
+            stated = (tiff.imagej_metadata or {}).get("images")
+        elif page.is_shaped:
+            stated = math.prod((tiff.shaped_metadata or ({},))[0].get("shape", ())) // page.size
+        elif page.is_stk:
+            stated = page.tags["UIC2tag"].count
+    except Exception:
+        # Of a description that makes no sense, only the picture counts.
+        stated = 1
+    if not isinstance(stated, int) or not page.is_final or not page.nbytes:
+        return 1
     room = tiff.filehandle.size - page.dataoffsets[0]
-    return max(1, min(int(stated), -(-room // page.nbytes)))
+    return max(1, min(stated, -(-room // page.nbytes)))
 
 
 def _block(page: TiffPage) -> tuple[int, int]:

@@ -228,6 +228,12 @@ def test_predictors_are_undone(bits, kind, predictor, order, channels, tiled):
     np.testing.assert_allclose(image, np.broadcast_to(shown(values, low, high), image.shape), atol=2)
 
 
+def test_a_predictor_of_uncompressed_samples_means_nothing():
+    values = stored(ramp(), 0, 255)
+    image = read(tiff([Page(values, 8, tags={317: ("H", [2])})]))
+    np.testing.assert_array_equal(image[..., :1], values)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("planar", [1, 2])
 @pytest.mark.parametrize(
@@ -398,6 +404,7 @@ def test_ycbcr_of_the_range_of_video_becomes_rgb():
         (Page(ramp(3), 8, 2, tags={258: ("H", [5, 6, 5])}), r"bits a sample \(5, 6, 5\)"),
         (Page(ramp(), 8, 1, tags={273: ("L", [8]), 279: ("L", [5])}), "1 of 3 blocks"),
         (Page(ramp(), 8, 1, tags={278: ("H", [0])}), "tags contradict"),
+        (Page(ramp(), 8, 1, compression=DEFLATE, tags={279: ("L", [10**6] * 3)}), "strips are larger than the file"),
     ],
 )
 def test_what_cannot_be_read_right_is_refused_with_a_sentence(page, sentence):
