@@ -228,9 +228,8 @@ def damaged(what: str) -> str:
 def _open(file: BinaryIO) -> TiffFile:
     file.seek(0)
     try:
-        with np.errstate(all="ignore"):
-            # What makers of microscopes changed in the format is left to their programs.
-            return TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False, _multifile=False)
+        # What makers of microscopes changed in the format is left to their programs.
+        return TiffFile(file, is_lsm=False, is_ndpi=False, is_scanimage=False, _multifile=False)
     except (TypeError, ValueError, IndexError) as error:
         raise UnreadableFileError(_CONTRADICTION) from error
 
@@ -263,8 +262,7 @@ def _directory(tiff: TiffFile, offset: int) -> TiffPage:
         raise UnreadableFileError(_CUT)
     tiff.filehandle.seek(offset)
     try:
-        with np.errstate(all="ignore"):
-            page = TiffPage(tiff, 0)
+        page = TiffPage(tiff, 0)
     except Exception as error:
         # tifffile has no one error for a damaged directory.
         raise UnreadableFileError(_CONTRADICTION) from error

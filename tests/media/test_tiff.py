@@ -436,6 +436,19 @@ def test_colours_of_cmyk_and_ycbcr_in_jpeg_are_read(tmp_path):
     np.testing.assert_allclose(read_image(tmp_path / "a.tif", max_pixels=LIMIT)[5, 5], (255, 0, 0), atol=4)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_jpeg_of_tiff_6_is_read(order):
+    rgb = np.full((32, 48, 3), (200, 80, 40), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, "JPEG", quality=95)
+    size = len(stream.getvalue())
+    old = Page(rgb, 8, 6, compression=6)
+    old.tags = {278: ("H", [32]), 512: ("H", [1]), 513: ("L", [8]), 514: ("L", [size]), 530: ("H", [2, 2])}
+    content = tiff([old, distinct(1)], order, data=[[stream.getvalue()], blocks(distinct(1), order)])
+    np.testing.assert_allclose(read(content), rgb, atol=4)
+    assert read(content, 1)[0, 0, 0] == 50
+
+
 # Pages
 
 

@@ -16,7 +16,7 @@ from al_dagster.media.reading import Decoded, decode, decode_pages
 
 LIMIT = 1_000_000
 HEIGHT, WIDTH = 21, 37
-METAMORPH = [(33628, 4, 1, 8, True), (33629, 5, 4, list(range(8)), True)]
+METAMORPH = [(33628, 4, 1, 8, True), (33629, 5, 4, [0] * 8, True)]
 
 
 def written(data: NDArray[Any], **how: Any) -> bytes:
