@@ -2,9 +2,9 @@
 
 Fills a registry with images of four objects each, with polygons and perceptual hashes, and measures the parts of a
 build: selection and split until every row is there and the content is known, as the sensor needs it; the same with the
-outlines of the masks, as a build does it; and, apart, since it is the database's cost, the rows that the registry keeps of
-a version. All is done once before, on a small registry, so that no figure holds the loading of libraries. Each figure is
-the best of several runs.
+outlines of the masks, as a build does it; and, apart, since it is the database's cost, the rows that the registry keeps
+of a version. All is done once before, on a small registry, so that no figure holds the loading of libraries. Each
+figure is the best of several runs.
 
     python benchmarks/selection.py --json selection.json
 """
