@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 
 from al_dagster.core.project import ProjectConfig, parse_project
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 SLOW_LAST = ("labelling", "datasets", "automation", "assets", "training", "benchmarks", "demo", "e2e")
 """Rooms whose tests run last, the slowest at the end."""
+
+# How long an example takes says how busy the machine is.
+hypothesis_settings.register_profile("patient", deadline=None)
+hypothesis_settings.load_profile("patient")
 
 HEIGHT, WIDTH = 120, 160
 COLOURS = {"disc": (200, 40, 40), "bar": (30, 40, 190)}

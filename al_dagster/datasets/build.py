@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +25,16 @@ from al_dagster.datasets.content import table_hash
 from al_dagster.datasets.definition import DatasetDefinition
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.report import EXAMPLES, BuildReport, HeldOut, LeftOut, report_of
-from al_dagster.datasets.selection import Pool, parse_polygons, read_pool
+from al_dagster.datasets.selection import Pool, open_pool, read_polygons, read_pool
 from al_dagster.datasets.splits import SPLITS, hold_out, near_duplicate_leaks, split_codes
 from al_dagster.datasets.versions import store_version
 from al_dagster.registry.database import Registry
 from al_dagster.registry.datasets import freeze_dataset, get_dataset, list_datasets
 from al_dagster.registry.masks import MaskStore
 from al_dagster.registry.projects import get_project
+
+if TYPE_CHECKING:
+    import duckdb
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +55,6 @@ _OF_OBJECT = (
     "bbox_y",
     "bbox_w",
     "bbox_h",
-    "polygon",
     "rle",
     "area",
     "confidence",
@@ -59,7 +62,8 @@ _OF_OBJECT = (
     "is_validated",
     "mask_path",
 )
-# The id of a source says what its bytes are, and a mask file is never written anew under the same name.
+# The id of a source says what its bytes are, and a mask file is never written anew under the same name. An outline is
+# made of its mask.
 _CONTENT = [
     "split",
     "source_id",
@@ -72,7 +76,6 @@ _CONTENT = [
     "bbox_y",
     "bbox_w",
     "bbox_h",
-    "polygon",
     "mask",
     "area",
     "is_ignored",
@@ -86,7 +89,7 @@ class Selected:
 
     Args:
         classes: class names, in the order of their YOLO ids.
-        table: rows of ``core.schemas.DATASET``, with ``mask_path`` beside them and ``polygon`` as JSON text.
+        table: rows of ``core.schemas.DATASET`` without ``polygon``, with ``mask_path`` beside them.
         content_hash: of what the rows and the definition say.
         left_out: what is left out.
         held_out: of that, the images that are nearly the same as one in another split.
@@ -142,8 +145,9 @@ def build_dataset(
     Raises:
         UserError: the project or a class is unknown, or nothing is selected.
     """
-    selected = select_content(registry, definition, duplicate_distance)
-    table = frozen_rows(selected, MaskStore(masks_dir))
+    with open_pool(registry, definition.project, with_polygons=True) as pool:
+        selected = select_content(registry, pool, definition, duplicate_distance)
+        table = frozen_rows(selected, pool, MaskStore(masks_dir))
     report = report_of(
         table,
         selected.classes,
@@ -186,16 +190,20 @@ def unbuilt_content(registry: Registry, definition: DatasetDefinition, *, duplic
     Raises:
         UserError: the project or a class is unknown, or nothing is selected.
     """
-    content = select_content(registry, definition, duplicate_distance).content_hash
+    with open_pool(registry, definition.project) as pool:
+        content = select_content(registry, pool, definition, duplicate_distance).content_hash
     is_built = bool(list_datasets(registry, definition.name))
     return None if is_built and get_dataset(registry, definition.name).content_hash == content else content
 
 
-def select_content(registry: Registry, definition: DatasetDefinition, duplicate_distance: int) -> Selected:
+def select_content(
+    registry: Registry, connection: "duckdb.DuckDBPyConnection", definition: DatasetDefinition, duplicate_distance: int
+) -> Selected:
     """Select and split; writes nothing.
 
     Args:
-        registry: where the objects are.
+        registry: knows the project.
+        connection: what ``open_pool`` gave for the project.
         definition: what to select and how to split.
         duplicate_distance: as for ``build_dataset``.
 
@@ -203,7 +211,7 @@ def select_content(registry: Registry, definition: DatasetDefinition, duplicate_
         UserError: the project or a class is unknown, or nothing is selected.
     """
     project = get_project(registry, definition.project)
-    pool = read_pool(registry, project.name, with_deleted=definition.filter.is_validated is True)
+    pool = read_pool(connection, project.name)
     classes = _classes(project, pool.used_categories, definition)
     choice = choose(pool, definition, classes)
     frames = pool.frames.take(pa.array(choice.frames))
@@ -215,7 +223,7 @@ def select_content(registry: Registry, definition: DatasetDefinition, duplicate_
         examples = tuple(item.file_path for item in held_out[:EXAMPLES])
         left_out = (*left_out, LeftOut(NEAR_DUPLICATE, "frames", int((~stays).sum()), {}, examples))
     # What names a mask for good stands for its pixels.
-    mask = pc.coalesce(table["mask_path"], table["rle"])
+    mask = pc.coalesce(table["rle"], table["mask_path"])
     content = fingerprint(
         rows=table_hash(table.append_column("mask", mask).select(_CONTENT)),
         classes=classes,
@@ -224,14 +232,18 @@ def select_content(registry: Registry, definition: DatasetDefinition, duplicate_
     return Selected(tuple(classes), table, content, left_out, held_out, choice.raw_confidence)
 
 
-def frozen_rows(selected: Selected, masks: MaskStore) -> pa.Table:
+def frozen_rows(selected: Selected, connection: "duckdb.DuckDBPyConnection", masks: MaskStore) -> pa.Table:
     """The rows of a version as they are kept: rows of ``core.schemas.DATASET``.
 
     A mask that is in the registry as a file only, as before masks were kept as run lengths, is read from there.
+
+    Args:
+        selected: what ``select_content`` gave.
+        connection: what it was selected from, with polygons.
+        masks: the mask store.
     """
     table = selected.table
-    where = table.schema.get_field_index("polygon")
-    table = table.set_column(where, "polygon", parse_polygons(table["polygon"]))
+    table = table.append_column("polygon", read_polygons(connection, table["object_id"]))
     unread = pc.and_(pc.is_null(table["rle"]), pc.is_valid(table["mask_path"]))
     at = np.flatnonzero(unread.to_numpy())
     if len(at):

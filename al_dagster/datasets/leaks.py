@@ -8,18 +8,28 @@ import pyarrow as pa
 
 from al_dagster.core.verdict import Verdict
 from al_dagster.datasets.frozen import FrozenDataset
-from al_dagster.datasets.selection import attach
+from al_dagster.datasets.snapshot import snapshot
 from al_dagster.datasets.splits import near_duplicate_leaks
 from al_dagster.registry.database import Registry
 from al_dagster.registry.recordings import RecordedFile, recording_pairs
 from al_dagster.registry.source_groups import CONTENT, RECORDING, grouping_of
 
+_PARTS = {
+    "sources": (
+        "source_id TEXT, sha256 TEXT, perceptual_hash TEXT, group_key TEXT, rule TEXT, captured_at TEXT,"
+        " thumbnail BLOB",
+        "SELECT s.source_id, s.sha256, s.perceptual_hash, coalesce(g.group_key, s.group_key),"
+        " coalesce(g.rule, 'content'), s.captured_at, s.thumbnail"
+        " FROM main.sources AS s LEFT JOIN main.source_groups AS g"
+        " ON g.source_id = s.source_id AND g.project_id = :project"
+        " WHERE s.source_id IN (SELECT source_id FROM main.batch_files WHERE project_id = :project)",
+    )
+}
 _SOURCES = """
-SELECT i.source_id, i.split, i.file_path, s.sha256, s.perceptual_hash, coalesce(g.group_key, s.group_key) AS group_key,
-       coalesce(g.rule, 'content') AS rule, CAST(s.captured_at AS TIMESTAMP) AS captured_at, s.thumbnail
+SELECT i.source_id, i.split, i.file_path, s.sha256, s.perceptual_hash, s.group_key, s.rule,
+       CAST(s.captured_at AS TIMESTAMP) AS captured_at, s.thumbnail
 FROM images AS i
 JOIN registry.sources AS s ON s.source_id = i.source_id
-LEFT JOIN registry.source_groups AS g ON g.source_id = i.source_id AND g.project_id = $project
 ORDER BY i.source_id, i.split
 """
 
@@ -77,9 +87,9 @@ def _images(registry: Registry, dataset: FrozenDataset) -> list[_Image]:
     """The sources of a dataset, by id; one that is in two splits comes twice."""
     columns = dataset.table.group_by(["source_id", "split"]).aggregate([("file_path", "min")])
     images = columns.rename_columns({"file_path_min": "file_path"})
-    with attach(registry.url) as connection:
+    with snapshot(registry.url, dataset.definition.project, _PARTS) as connection:
         connection.register("images", images)
-        rows: pa.Table = connection.execute(_SOURCES, {"project": dataset.definition.project}).to_arrow_table()
+        rows: pa.Table = connection.execute(_SOURCES).to_arrow_table()
     return [_Image(**row) for row in rows.to_pylist()]
 
 

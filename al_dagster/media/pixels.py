@@ -116,7 +116,8 @@ def scaled(values: NDArray[np.generic], low: float, high: float) -> Image:
 def _scaled(values: NDArray[np.generic], low: float, high: float) -> Image:
     if high <= low:
         return np.zeros(values.shape, dtype=np.uint8)
-    exact = np.asarray(values, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        exact = np.asarray(values, dtype=np.float64)
     finite = np.where(np.isfinite(exact), exact, low)
     return np.rint((finite - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)
 

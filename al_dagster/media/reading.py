@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image as Pillow
@@ -21,8 +21,9 @@ from al_dagster.media.capture import capture_time, exif_tags
 from al_dagster.media.pixels import Image, opaque_rgb, orientation, require_size, upright
 from al_dagster.media.png import rgb_of_png
 from al_dagster.media.pnm import is_netpbm, read_netpbm
-from al_dagster.media.tiff import read_page
-from al_dagster.media.tiff_layout import is_tiff, page_offset, page_offsets
+
+if TYPE_CHECKING:
+    from al_dagster.media.tiff_pages import Place
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF")
 """The formats that Pillow reads. It knows more, some of which start other programs or have no signature; for TIFF and
@@ -166,13 +167,15 @@ def decode_pages(file: BinaryIO, *, suffix: str, max_pixels: int) -> Iterator[De
     Raises:
         UnreadableFileError: it is no image that can be read; the message is the reason.
     """
-    if not is_tiff(_prefix(file)):
+    if not _is_tiff(_prefix(file)):
         yield decode(file, suffix=suffix, max_pixels=max_pixels)
         return
+    from al_dagster.media.tiff_pages import page_places
+
     with _sentences("TIFF"):
-        for offset in page_offsets(file):
+        for place in page_places(file):
             try:
-                page: Decoded | UnreadableFileError = _decode_tiff(file, offset, max_pixels)
+                page: Decoded | UnreadableFileError = _decode_tiff(file, place, max_pixels)
             except UnreadableFileError as error:
                 page = error
             yield page
@@ -191,10 +194,12 @@ def decode(file: BinaryIO, *, suffix: str, max_pixels: int, page: int = 0) -> De
         UnreadableFileError: it is no image that can be read; the message is the reason.
     """
     prefix = _prefix(file)
-    if is_tiff(prefix):
+    if _is_tiff(prefix):
+        from al_dagster.media.tiff_pages import page_place
+
         with _sentences("TIFF"):
-            offset = page_offset(file, page)
-        return _decode_tiff(file, offset, max_pixels)
+            place = page_place(file, page)
+        return _decode_tiff(file, place, max_pixels)
     if page:
         raise UnreadableFileError(f"has no page {page + 1}")
     if is_netpbm(prefix):
@@ -215,9 +220,17 @@ def _prefix(file: BinaryIO) -> bytes:
     return prefix
 
 
-def _decode_tiff(file: BinaryIO, offset: int, max_pixels: int) -> Decoded:
+def _is_tiff(prefix: bytes) -> bool:
+    """Whether a file that begins so is a TIFF or a BigTIFF."""
+    return prefix[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _decode_tiff(file: BinaryIO, place: "Place", max_pixels: int) -> Decoded:
+    # Here, since tifffile takes a while to load and few commands read a TIFF.
+    from al_dagster.media.tiff import read_page
+
     with _sentences("TIFF"):
-        found = read_page(file, offset, max_pixels)
+        found = read_page(file, place, max_pixels)
         picture = upright(found.picture, found.orientation)
         moment = capture_time(found.exif)
         return Decoded(picture, "TIFF", found.mode, found.orientation, plain=False, captured_at=moment)

@@ -65,7 +65,8 @@ def test_help_and_status_load_nothing_heavy(arguments: list[str], place: Any) ->
     code = (
         "import sys, json\nfrom al_dagster.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "heavy = {'dagster', 'chromadb', 'mlflow', 'supervision', 'cv2', 'pandas', 'pyarrow', 'torch', 'ultralytics'}\n"
+        "heavy = {'dagster', 'chromadb', 'mlflow', 'supervision', 'cv2', 'pandas', 'pyarrow', 'torch', 'ultralytics', "
+        "'tifffile'}\n"
         "print(json.dumps(sorted(heavy & set(sys.modules))), file=sys.stderr)"
     )
     done = subprocess.run(

@@ -5,17 +5,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from sqlalchemy.engine import make_url
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.ids import frame_id
 from al_dagster.core.project import ProjectConfig
-from al_dagster.datasets.selection import attach, read_pool
+from al_dagster.datasets.selection import Pool, open_pool, read_polygons, read_pool
+from al_dagster.datasets.snapshot import snapshot
 from al_dagster.registry.frame_labels import FrameOutcome, record_frames
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.registry.projects import save_project
-from al_dagster.registry.tables import Frame, SourceGroup
+from al_dagster.registry.tables import Frame, Object, SourceGroup
 
 NUT = [("nut", (1.0, 1.0, 20.0, 20.0), 0.9)]
 
@@ -26,8 +28,13 @@ def other(lab: Any) -> str:
     return "other"
 
 
+def read(lab: Any, project: str = "parts") -> Pool:
+    with open_pool(lab.registry, project) as connection:
+        return read_pool(connection, project)
+
+
 def frames(lab: Any, project: str = "parts") -> dict[str, dict[str, Any]]:
-    return {row["source_id"]: row for row in read_pool(lab.registry, project).frames.to_pylist()}
+    return {row["source_id"]: row for row in read(lab, project).frames.to_pylist()}
 
 
 def copy(source: Path, folder: str) -> Path:
@@ -43,7 +50,7 @@ def test_selecting_sees_what_is_committed_while_another_process_writes(lab: Any)
     try:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE objects SET state = 'deleted'")
-        pool = read_pool(lab.registry, "parts")
+        pool = read(lab)
     finally:
         writer.execute("ROLLBACK")
         writer.close()
@@ -54,7 +61,7 @@ def test_selecting_sees_what_is_committed_while_another_process_writes(lab: Any)
 @pytest.mark.parametrize("url", ["postgresql://al:secret@host/al", "sqlite://", "sqlite:///:memory:"])
 def test_a_registry_that_is_no_sqlite_file_gets_a_clear_sentence(url: str):
     with pytest.raises(UserError, match="datasets need a registry in a SQLite file") as raised:
-        attach(url).__enter__()
+        snapshot(url, "parts", {}).__enter__()
     assert "secret" not in str(raised.value)
 
 
@@ -178,7 +185,7 @@ def test_frames_and_objects_are_of_one_state_while_somebody_writes_all_the_time(
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        pools = [read_pool(lab.registry, "parts", with_deleted=True) for _ in range(10)]
+        pools = [read(lab) for _ in range(10)]
     finally:
         stop.set()
         thread.join()
@@ -186,3 +193,18 @@ def test_frames_and_objects_are_of_one_state_while_somebody_writes_all_the_time(
     for pool in pools:
         is_unsure = pool.frames["is_unsure"].to_pylist() == [True]
         assert (pool.objects.num_rows, pool.deleted.num_rows) == ((0, 1) if is_unsure else (1, 0))
+
+
+def test_polygons_come_in_the_order_in_which_they_are_asked_for_and_empty_where_there_are_none(lab: Any):
+    lab.fill(2)
+    rows = read(lab).objects.select(["object_id", "rle"]).to_pylist()
+    asked = [rows[3]["object_id"], None, rows[0]["object_id"], "obj_none", rows[3]["object_id"]]
+    with open_pool(lab.registry, "parts", with_polygons=True) as connection:
+        found = read_polygons(connection, pa.chunked_array([pa.array(asked, pa.string())])).to_pylist()
+    has_mask = [rows[3]["rle"] is not None, False, rows[0]["rle"] is not None, False, rows[3]["rle"] is not None]
+    assert [polygon is not None for polygon in found] == has_mask
+    assert any(has_mask)
+    with lab.registry.reader() as session:
+        for object_id, polygon in zip(asked, found, strict=True):
+            stored = session.get(Object, object_id) if object_id else None
+            assert polygon == (stored.polygon if stored else None)

@@ -228,6 +228,12 @@ def test_predictors_are_undone(bits, kind, predictor, order, channels, tiled):
     np.testing.assert_allclose(image, np.broadcast_to(shown(values, low, high), image.shape), atol=2)
 
 
+def test_a_predictor_of_uncompressed_samples_means_nothing():
+    values = stored(ramp(), 0, 255)
+    image = read(tiff([Page(values, 8, tags={317: ("H", [2])})]))
+    np.testing.assert_array_equal(image[..., :1], values)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("planar", [1, 2])
 @pytest.mark.parametrize(
@@ -398,6 +404,7 @@ def test_ycbcr_of_the_range_of_video_becomes_rgb():
         (Page(ramp(3), 8, 2, tags={258: ("H", [5, 6, 5])}), r"bits a sample \(5, 6, 5\)"),
         (Page(ramp(), 8, 1, tags={273: ("L", [8]), 279: ("L", [5])}), "1 of 3 blocks"),
         (Page(ramp(), 8, 1, tags={278: ("H", [0])}), "tags contradict"),
+        (Page(ramp(), 8, 1, compression=DEFLATE, tags={279: ("L", [10**6] * 3)}), "strips are larger than the file"),
     ],
 )
 def test_what_cannot_be_read_right_is_refused_with_a_sentence(page, sentence):
@@ -427,6 +434,19 @@ def test_colours_of_cmyk_and_ycbcr_in_jpeg_are_read(tmp_path):
     ink = Image.new("CMYK", (32, 24), (0, 255, 255, 0))
     ink.save(tmp_path / "a.tif", compression="jpeg", quality=95)
     np.testing.assert_allclose(read_image(tmp_path / "a.tif", max_pixels=LIMIT)[5, 5], (255, 0, 0), atol=4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_jpeg_of_tiff_6_is_read(order):
+    rgb = np.full((32, 48, 3), (200, 80, 40), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(rgb).save(stream, "JPEG", quality=95)
+    size = len(stream.getvalue())
+    old = Page(rgb, 8, 6, compression=6)
+    old.tags = {278: ("H", [32]), 512: ("H", [1]), 513: ("L", [8]), 514: ("L", [size]), 530: ("H", [2, 2])}
+    content = tiff([old, distinct(1)], order, data=[[stream.getvalue()], blocks(distinct(1), order)])
+    np.testing.assert_allclose(read(content), rgb, atol=4)
+    assert read(content, 1)[0, 0, 0] == 50
 
 
 # Pages
