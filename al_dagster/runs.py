@@ -76,6 +76,21 @@ def asset_metadata(result: dg.ExecuteInProcessResult, asset: str) -> Mapping[str
     return {name: value.value for name, value in materialization.metadata.items()}
 
 
+def failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:
+    """A sentence for each asset check that failed in a run: its name and what it found first."""
+    return [
+        f"{check.check_name}: {_finding({name: value.value for name, value in check.metadata.items()})}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    ]
+
+
+def _finding(figures: Mapping[str, Any]) -> str:
+    more = int(figures.get("wrong", 1)) - 1
+    first = figures.get("first_wrong", "see `al ui`")
+    return f"{first} and {more} more" if more else str(first)
+
+
 def _failure(result: dg.ExecuteInProcessResult, run_id: str) -> Exception:
     failures = [event for event in result.all_events if event.is_step_failure]
     for event in failures:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from al_dagster.cli.output import Json, print_facts, print_json, print_table, progress_bars, say
+from al_dagster.cli.output import Json, print_facts, print_json, print_table, progress_bars, say, warn
 from al_dagster.cli.stores import standing_registry
 from al_dagster.core.errors import UserError
 
@@ -108,7 +108,7 @@ def _row(record: Any) -> dict[str, Any]:
 def build(name: Name, as_json: Json = False) -> None:
     """Freeze the selection and its split as a version; the same content gives the version that stands."""
     built = run_dataset_job("freeze_dataset", name, ("dataset",), as_json, title=f"building {name}")
-    figures = {"run_id": built["run_id"], **built["dataset"]}
+    figures = {**_of_run(built), **built["dataset"]}
     if as_json:
         print_json(figures)
         return
@@ -122,10 +122,10 @@ def export(name: Version, as_json: Json = False) -> None:
     of_version = named_version(name)
     if of_version is None:
         made = run_dataset_job("build_dataset", name, ("dataset", "dataset_export"), as_json, title=f"exporting {name}")
-        figures = {"run_id": made["run_id"], **made["dataset"], **made["dataset_export"]}
+        figures = {**_of_run(made), **made["dataset"], **made["dataset_export"]}
     else:
         made = run_version_job("export_version", of_version, ("dataset_export",), as_json, title=f"exporting {name}")
-        figures = {"run_id": made["run_id"], **made["dataset_export"]}
+        figures = {**_of_run(made), **made["dataset_export"]}
     if as_json:
         print_json(figures)
     elif of_version is None:
@@ -228,7 +228,8 @@ def run_dataset_job(
     """Run a job for a dataset that is defined.
 
     Returns:
-        ``run_id`` and, for each of the assets, the figures of its materialization without pictures; tables as lists.
+        ``run_id``, ``failed_checks`` with a sentence for each, which are told on standard error too, and for each of
+        the assets the figures of its materialization without pictures; tables as lists.
 
     Raises:
         UserError: the dataset is not defined, or the run says what the user can put right.
@@ -240,10 +241,18 @@ def run_dataset_job(
         get_definition(registry, name)
     with progress_bars(not as_json, title=title):
         from al_dagster.assets.partitions import datasets
-        from al_dagster.runs import asset_metadata, execute
+        from al_dagster.runs import asset_metadata, execute, failed_checks
 
         result = execute(job, partition=name, partitions=datasets, config=config)
-    return {"run_id": result.run_id, **{asset: _figures(asset_metadata(result, asset)) for asset in assets}}
+    failed = failed_checks(result)
+    for sentence in failed:
+        warn(f"check failed: {sentence}")
+    figures = {asset: _figures(asset_metadata(result, asset)) for asset in assets}
+    return {"run_id": result.run_id, "failed_checks": failed, **figures}
+
+
+def _of_run(made: dict[str, Any]) -> dict[str, Any]:
+    return {key: made[key] for key in ("run_id", "failed_checks")}
 
 
 def _figures(metadata: Any) -> dict[str, Any]:

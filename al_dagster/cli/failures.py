@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from al_dagster.cli.interrupts import interrupted
-from al_dagster.cli.output import errors, one_line
+from al_dagster.cli.output import warn
 from al_dagster.core.errors import UserError
 
 FAILED, USERS, INTERRUPTED = 1, 2, 130
@@ -77,6 +77,5 @@ def _logged(error: Exception) -> str:
 
 def _end(status: int, message: str) -> NoReturn:
     if message:
-        errors.print("[red]al:[/red] ", end="", highlight=False)
-        errors.print(one_line(message), highlight=False, markup=False, soft_wrap=True)
+        warn(message)
     sys.exit(status)

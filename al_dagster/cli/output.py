@@ -34,6 +34,12 @@ def say(text: str) -> None:
     console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
 
 
+def warn(text: str) -> None:
+    """Print a line on standard error, under the command's name."""
+    errors.print("[red]al:[/red] ", end="", highlight=False)
+    errors.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON; dates become ISO text, and what JSON does not know becomes text."""
     typer.echo(json.dumps(value, indent=2, default=_plain, ensure_ascii=False))

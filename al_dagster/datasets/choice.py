@@ -1,5 +1,6 @@
 """Which frames and objects of a project go into a dataset, and why the others do not."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ Flags = NDArray[np.bool_]
 
 REPLACED = "replaced by a newer file"
 NOT_LABELLED = "not labelled"
+NOT_SEARCHED = "not searched for all classes"
 UNSURE = "unsure"
 BELOW_CONFIDENCE = "below min_confidence"
 NOT_REVIEWED = "not all reviewed"
@@ -61,9 +63,10 @@ def choose(pool: Pool, definition: DatasetDefinition, classes: Sequence[str]) ->
     """Decide what goes into a dataset.
 
     A frame goes in if it was labelled and shows objects of the classes that pass the filter, or no object of the
-    classes: then it is background. A frame with an object that the filter drops stays out unless the definition says
-    otherwise, since a model would learn that nothing is there. In a dataset of validated objects a background is what a
-    person marked as such, or where people deleted all that the machine had found.
+    classes: then it is background. A frame that was labelled before a class was asked for stays out, and so does one
+    with an object that the filter drops unless the definition says otherwise, since a model would learn that nothing is
+    there. In a dataset of validated objects a background is what a person marked as such, or where people deleted all
+    that the machine had found.
 
     Args:
         pool: what the project has.
@@ -95,10 +98,12 @@ def choose(pool: Pool, definition: DatasetDefinition, classes: Sequence[str]) ->
     has_dropped, is_empty = frames_with(dropped), ~frames_with(passes)
     excludes = rule.on_dropped == "exclude"
     wants_validated = rule.is_validated is True
+    unsearched = _unsearched(pool, classes)
     confirmed = is_marked | (_frames_cleared(pool, classes) & ~frames_with(of_class))
     reasons = {
         REPLACED: _flags(frames["is_replaced"]),
         NOT_LABELLED: ~is_labelled,
+        NOT_SEARCHED: _flags(pc.is_valid(unsearched)) & ~is_marked,
         BELOW_CONFIDENCE: frames_with(dropped & ~is_sure) & excludes,
         NOT_REVIEWED if wants_validated else WITH_VALIDATED: has_dropped
         & (is_empty & wants_validated if not excludes else True),
@@ -107,13 +112,13 @@ def choose(pool: Pool, definition: DatasetDefinition, classes: Sequence[str]) ->
         EMPTY: is_empty & (not definition.include_empty),
         NOT_CONFIRMED: is_empty & wants_validated & ~confirmed,
     }
+    details = {NOT_LABELLED: frames["error"], NOT_SEARCHED: unsearched}
     stays_out = np.zeros(frames.num_rows, dtype=np.bool_)
     left_out = []
     for reason, flags in reasons.items():
-        errors = frames["error"] if reason == NOT_LABELLED else None
-        left_out.append(_left_out(reason, "frames", flags & ~stays_out, frames["file_path"], errors))
+        left_out.append(_left_out(reason, "frames", flags & ~stays_out, frames["file_path"], details.get(reason)))
         stays_out |= flags
-        if reason == NOT_LABELLED:
+        if reason == NOT_SEARCHED:
             in_labelled = _of_frames(~stays_out, frame_of)
     goes_in = _of_frames(~stays_out, frame_of)
     left_out += [
@@ -155,6 +160,19 @@ def _class_of(category_ids: pa.ChunkedArray, categories: dict[int, str], classes
     return table[_numbers(category_ids)]
 
 
+def _unsearched(pool: Pool, classes: Sequence[str]) -> pa.ChunkedArray:
+    """The classes that the labelling of each frame was not asked for and that of another was; null where there is none.
+
+    What no labelling was asked for people have added: it is missing from no frame more than from any other.
+    """
+    texts = pool.frames["searched_for"].dictionary_encode().unify_dictionaries()
+    listed = texts.chunk(0).dictionary.to_pylist() if texts.num_chunks else []
+    searched = [frozenset(json.loads(text)) for text in listed]
+    known = frozenset().union(*searched)
+    missing = [", ".join(name for name in classes if name in known - found) or None for found in searched]
+    return pa.chunked_array([pa.array(missing, pa.string()).take(part.indices) for part in texts.chunks], pa.string())
+
+
 def _is_usable(rows: pa.Table, frames: pa.Table, frame_of: NDArray[np.int64]) -> Flags:
     """Whether the part of each box that lies in its frame has an area; a box without a frame there has none."""
     usable = frame_of >= 0
@@ -181,12 +199,12 @@ def _of_frames(frames: Flags, frame_of: NDArray[np.int64]) -> Flags:
 
 
 def _left_out(
-    reason: str, unit: str, flags: Flags, names: pa.ChunkedArray, errors: pa.ChunkedArray | None = None
+    reason: str, unit: str, flags: Flags, names: pa.ChunkedArray, details: pa.ChunkedArray | None = None
 ) -> LeftOut:
     at = np.flatnonzero(flags)
     examples = tuple(names.take(pa.array(at[:EXAMPLES])).to_pylist())
     return LeftOut(
-        reason, unit, len(at), {} if errors is None else _counts(errors.take(pa.array(at)), _WAITS), examples
+        reason, unit, len(at), {} if details is None else _counts(details.take(pa.array(at)), _WAITS), examples
     )
 
 

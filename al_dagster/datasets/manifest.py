@@ -136,7 +136,7 @@ def unlisted_files(folder: Path, files: Mapping[str, str]) -> list[str]:
 
 
 def is_intact(folder: Path, dataset: FrozenDataset) -> bool:
-    """Whether a folder is a whole, undamaged export of a dataset."""
+    """Whether a folder is a whole, undamaged export of a dataset, with nothing in it that does not belong to it."""
     try:
         manifest = read_manifest(folder)
     except (UserError, OSError):
@@ -145,7 +145,9 @@ def is_intact(folder: Path, dataset: FrozenDataset) -> bool:
     # An image's extension shows only when it is placed.
     names = {Path(name).stem: name for name in images}
     expected = describe_images(dataset, [names.get(image.name, "") for image in dataset.images])
-    return (manifest, images) == (describe(dataset), expected) and not damaged_files(folder, files)
+    if (manifest, images) != (describe(dataset), expected) or unlisted_files(folder, files):
+        return False
+    return not damaged_files(folder, files)
 
 
 def _files_below(folder: str, prefix: str) -> Iterator[str]:

@@ -15,15 +15,21 @@ if TYPE_CHECKING:
 _PARTS = {
     "batch_files": (
         "id INTEGER, project_id TEXT, file_path TEXT, source_id TEXT, status TEXT",
-        "SELECT id, project_id, file_path, source_id, status FROM main.batch_files WHERE source_id IS NOT NULL",
+        # What cannot be read is other content too.
+        "SELECT id, project_id, file_path, source_id, status FROM main.batch_files"
+        " WHERE source_id IS NOT NULL OR status = 'quarantined'",
+    ),
+    "batches": (
+        "batch_key TEXT, classes TEXT",
+        "SELECT batch_key, json_extract(parameters, '$.project.classes') FROM main.batches WHERE project_id = :project",
     ),
     "frames": (
         "frame_id TEXT, source_id TEXT, frame_idx INTEGER, width INTEGER, height INTEGER",
         "SELECT frame_id, source_id, frame_idx, width, height FROM main.frames",
     ),
     "frame_labels": (
-        "frame_id TEXT, is_labelled BOOLEAN, is_unsure BOOLEAN, error TEXT, is_marked BOOLEAN",
-        "SELECT frame_id, labelled_at IS NOT NULL, is_unsure, error, background_by IS NOT NULL"
+        "frame_id TEXT, is_labelled BOOLEAN, is_unsure BOOLEAN, error TEXT, is_marked BOOLEAN, batch_key TEXT",
+        "SELECT frame_id, labelled_at IS NOT NULL, is_unsure, error, background_by IS NOT NULL, batch_key"
         " FROM main.frame_labels WHERE project_id = :project",
     ),
     "source_groups": (
@@ -65,12 +71,12 @@ _POLYGONS = {
 # A source lies where the project saw it last among the paths that nothing else was seen at since, by any project.
 _FRAMES = """
 WITH newest AS (
-    SELECT file_path, arg_max(source_id, id) AS source_id FROM registry.batch_files GROUP BY file_path
+    SELECT file_path, arg_max(coalesce(source_id, ''), id) AS source_id FROM registry.batch_files GROUP BY file_path
 ),
 seen AS (
     SELECT f.source_id, f.file_path, f.id, n.source_id = f.source_id AS is_there
     FROM registry.batch_files AS f JOIN newest AS n ON n.file_path = f.file_path
-    WHERE f.project_id = $project
+    WHERE f.project_id = $project AND f.source_id IS NOT NULL
 ),
 places AS (
     SELECT source_id, bool_or(is_there) AS is_there,
@@ -89,11 +95,13 @@ SELECT coalesce(f.frame_id, '') AS frame_id, s.source_id, CAST(coalesce(f.frame_
        s.image_format, CAST(s.is_plain AS BOOLEAN) AS is_plain,
        coalesce(CAST(l.is_labelled AS BOOLEAN), FALSE) AS is_labelled,
        coalesce(CAST(l.is_unsure AS BOOLEAN), FALSE) AS is_unsure, l.error,
-       coalesce(CAST(l.is_marked AS BOOLEAN), FALSE) AS is_marked, NOT coalesce(p.is_there, TRUE) AS is_replaced
+       coalesce(CAST(l.is_marked AS BOOLEAN), FALSE) AS is_marked, b.classes AS searched_for,
+       NOT coalesce(p.is_there, TRUE) AS is_replaced
 FROM of_project AS o
 JOIN registry.sources AS s ON s.source_id = o.source_id
 LEFT JOIN registry.frames AS f ON f.source_id = o.source_id
 LEFT JOIN registry.frame_labels AS l ON l.frame_id = f.frame_id
+LEFT JOIN registry.batches AS b ON b.batch_key = l.batch_key
 LEFT JOIN registry.source_groups AS g ON g.source_id = o.source_id
 LEFT JOIN places AS p ON p.source_id = o.source_id
 ORDER BY s.created_at, s.source_id, f.frame_idx
@@ -123,6 +131,8 @@ class Pool:
         frames: a row a frame of its images, in the order in which they were registered, then of the frames. An image
             whose frames are not known yet has one row with an empty ``frame_id``. ``file_path`` is the project's own
             newest path of the content; ``is_replaced`` says that other content was seen since at all of them.
+            ``searched_for`` lists as JSON the classes that the last labelling of the frame's batch was asked for; it is
+            empty where that is not known.
         objects: a row an active object, in no order; ``mask_path`` where the mask is not known as run lengths.
         deleted: frame and category of objects that people deleted, each pair once.
         categories: names by id.

@@ -14,7 +14,14 @@ from al_dagster.core.errors import UserError
 from al_dagster.core.verdict import Verdict
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.labels import ignored_of, labels_of
-from al_dagster.datasets.manifest import MANIFEST, damaged_files, describe_images, read_manifest, unlisted_files
+from al_dagster.datasets.manifest import (
+    MANIFEST,
+    damaged_files,
+    describe,
+    describe_images,
+    read_manifest,
+    unlisted_files,
+)
 from al_dagster.datasets.readback import Expected, ImageSizes
 from al_dagster.datasets.verify_coco import check_coco
 from al_dagster.datasets.verify_yolo import check_yolo
@@ -57,7 +64,7 @@ def export_equals_registry(
 
 
 def verify_export(folder: Path, dataset: FrozenDataset, *, intact_at: datetime | None = None) -> Verification:
-    """Compare an export with the dataset it is of: files, classes, splits, images, boxes and masks.
+    """Compare an export with the dataset it is of: formats, files, classes, splits, images, boxes and masks.
 
     Boxes and corners may differ by what the formats round away: a hundredth of a pixel, and for YOLO two millionths of
     the image's side. Masks are compared as pixels: run lengths must be those of the dataset, and an outline, drawn by
@@ -77,6 +84,11 @@ def verify_export(folder: Path, dataset: FrozenDataset, *, intact_at: datetime |
     if manifest.get("dataset_id") != dataset.dataset_id:
         found.problems.append(f"{folder}: holds the dataset {manifest.get('dataset_id')}, not {dataset.dataset_id}")
         return found
+    found.problems += [
+        f"{MANIFEST}: says {key} {manifest.get(key)}, the dataset has {true}"
+        for key, true in describe(dataset).items()
+        if manifest.get(key) != true
+    ]
     damaged = damaged_files(folder, manifest["files"], intact_at=intact_at)
     found.problems += damaged + unlisted_files(folder, manifest["files"])
     expected = Expected(dataset, labels_of(dataset), {image.name: i for i, image in enumerate(dataset.images)})
@@ -86,7 +98,7 @@ def verify_export(folder: Path, dataset: FrozenDataset, *, intact_at: datetime |
         found.problems.append(f"{MANIFEST}: says of images that they come from elsewhere than in the dataset")
     # What was said of damaged files is no knowledge of them.
     sizes = ImageSizes(folder, {} if damaged else manifest["files"])
-    for format_name in manifest["formats"]:
+    for format_name in dataset.definition.formats:
         root = folder / format_name
         try:
             if format_name == "coco":

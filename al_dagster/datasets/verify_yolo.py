@@ -9,6 +9,7 @@ import yaml
 from numpy.typing import NDArray
 from pycocotools import mask as coco_masks
 
+from al_dagster.datasets.export_yolo import data_yaml
 from al_dagster.datasets.labels import Labels
 from al_dagster.datasets.readback import (
     Expected,
@@ -47,9 +48,13 @@ def check_yolo(
         OSError, ValueError, …: what a damaged file drives its reader to.
     """
     classes, labels = expected.dataset.classes, expected.labels
-    names = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))["names"]
-    differs = names != dict(enumerate(classes))
-    problems = [f"data.yaml: names {names}, the dataset has {list(classes)}"] if differs else []
+    said = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))
+    true = yaml.safe_load(data_yaml(classes, {image.split for image in expected.dataset.images}))
+    problems = [
+        f"data.yaml: {key} {said.get(key)}, the dataset has {true.get(key)}"
+        for key in {**true, **said}
+        if said.get(key) != true.get(key)
+    ]
     places, image_problems = check_images(root, expected, sizes)
     lines, label_problems = _lines(root, places)
     problems += image_problems + label_problems

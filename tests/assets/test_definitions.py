@@ -91,6 +91,7 @@ def test_the_checks_look_at_these_assets(graph):
         ("detections", "no_duplicate_boxes"),
         ("masks", "masks_inside_boxes"),
         ("embeddings", "embeddings_well_formed"),
+        ("objects", "frames_labelled"),
         ("vector_index", "outbox_drained"),
         ("dataset", "no_split_leakage"),
         ("dataset_export", "export_equals_registry"),

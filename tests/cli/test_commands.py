@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from PIL import Image as Pillow
 
+from al_dagster.core.lake import Lake
 from al_dagster.core.project import parse_project
 from al_dagster.core.settings import Settings
 from al_dagster.registry.database import open_registry
@@ -339,6 +341,23 @@ def test_a_dataset_is_created_exported_and_listed(here: Callable, place: Any, tm
         said = here(*command, "all@9.9", home=place.home)
         assert (said.status, "dataset 'all@9.9' is not in the registry; known: all@1.0" in said.err) == (2, True)
     assert str(place.images / "0.bmp") in here("lineage", "all@1.0", home=place.home).out.replace("\n", "")
+
+
+def test_a_dataset_whose_check_fails_is_told_on_standard_error(here: Callable, place: Any) -> None:
+    assert here("dataset", "create", "--name", "bent", "-p", "shapes", home=place.home).status == 0
+    first = place.al("dataset", "export", "bent", "--json")
+    assert (first.json["failed_checks"], first.err) == ([], "")
+    lake = Lake(str(place.home / "lake"))
+    rows = lake.read("dataset", first.json["dataset_id"])
+    moved = pc.add(rows["bbox_x"], 1.0)
+    lake.write("dataset", first.json["dataset_id"], rows.set_column(rows.column_names.index("bbox_x"), "bbox_x", moved))
+
+    said = place.al("dataset", "export", "bent@1.0", "--json")
+
+    (told,) = said.json["failed_checks"]
+    assert told.startswith("export_equals_registry: ")
+    assert "has the box" in told
+    assert (said.status, said.err) == (0, f"al: check failed: {told}\n")
 
 
 def test_a_model_is_trained_and_evaluated_and_says_how_good_it_is_and_where(

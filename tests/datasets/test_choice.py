@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from al_dagster.core.errors import UserError
+from al_dagster.registry.batches import list_batches, mark_labelled
 from al_dagster.registry.objects import list_objects
 from al_dagster.registry.review import delete_object, edit_object, validate_objects
 from al_dagster.registry.tables import FrameLabel, Object
@@ -70,6 +71,44 @@ def test_objects_of_a_frame_that_was_never_labelled_stay_out_and_of_an_earlier_s
 
     assert names(built) == {"later.png"}
     assert left_out(built) == ["1 frame not labelled: waits to be labelled (1)"]
+
+
+def labelled_for(lab: Any, classes: list[str], labels: dict[Path, Any]) -> None:
+    """Label files in a run that was asked for these classes."""
+    lab.label(labels)
+    batch = list_batches(lab.registry, "parts")[-1]
+    mark_labelled(lab.registry, batch, run_id="run", parameters={"project": {"classes": classes}})
+
+
+def test_a_frame_that_was_not_searched_for_a_class_that_others_were_searched_for_is_left_out(lab: Any):
+    old, empty, marked, new = (lab.draw(f"{name}.png", i) for i, name in enumerate(("old", "empty", "marked", "new")))
+    labelled_for(lab, ["nut"], {old: [NUT], empty: [], marked: []})
+    labelled_for(lab, ["nut", "bolt"], {new: [NUT, BOLT]})
+    lab.mark_background(marked)
+
+    every = lab.build()
+    nuts = lab.build(name="nuts", filter={"categories": ["nut"]})
+    bolts = lab.build(name="bolts", filter={"categories": ["bolt"]})
+    labelled_for(lab, ["nut", "bolt"], {lab.draw("more.png", 9): [NUT]})
+    for batch in list_batches(lab.registry, "parts"):
+        mark_labelled(lab.registry, batch, run_id="again", parameters={"project": {"classes": ["bolt", "nut"]}})
+    again = lab.build()
+
+    assert names(every) == names(bolts) == {"marked.png", "new.png"}
+    assert left_out(every) == left_out(bolts) == ["2 frames not searched for all classes: bolt (2)"]
+    assert names(nuts) == {"old.png", "empty.png", "marked.png", "new.png"}
+    assert names(again) == {"old.png", "empty.png", "marked.png", "new.png", "more.png"}
+
+
+def test_a_class_that_only_people_gave_takes_no_frame_away(lab: Any):
+    one, two = lab.draw("one.png", 0), lab.draw("two.png", 1)
+    labelled_for(lab, ["nut"], {one: [NUT], two: [NUT]})
+    edit_object(lab.registry, objects(lab, one)[0], "ann", category="washer")
+
+    built = lab.build()
+
+    assert (names(built), left_out(built)) == ({"one.png", "two.png"}, [])
+    assert sum(built.report.categories["washer"].values()) == 1
 
 
 def test_an_unsure_frame_is_no_background_unless_a_person_marked_it_and_goes_in_with_objects(lab: Any):

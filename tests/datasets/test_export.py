@@ -140,7 +140,12 @@ def truncate_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text(text[: len(text) // 2])
 
 
-@pytest.mark.parametrize("damage", [damage_label, remove_image, truncate_manifest])
+def add_image(folder: Path) -> None:
+    train = folder / "yolo" / "images" / "train"
+    shutil.copyfile(next(iter(sorted(train.iterdir()))), train / "slipped in.png")
+
+
+@pytest.mark.parametrize("damage", [damage_label, remove_image, truncate_manifest, add_image])
 def test_a_damaged_export_is_noticed_and_repaired(lab: Any, damage: Callable[[Path], None]):
     lab.fill(6)
     dataset = build(lab)

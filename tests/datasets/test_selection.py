@@ -101,6 +101,20 @@ def test_an_image_whose_file_now_holds_another_is_left_out_and_reported(lab: Any
     assert (left_out.reason, left_out.unit, left_out.examples) == ("replaced by a newer file", "frames", (str(path),))
 
 
+def test_an_image_whose_file_now_holds_what_cannot_be_read_is_left_out_and_reported(lab: Any):
+    path = lab.draw("a.png", 0)
+    lab.label({path: NUT, lab.draw("stays.png", 5): NUT})
+    path.write_bytes(path.read_bytes()[:100])
+    lab.label({path: []})
+
+    built = lab.build()
+
+    assert [item.sentence for item in built.report.left_out] == ["1 frame replaced by a newer file"]
+    path.write_bytes(lab.draw("a.png", 0).read_bytes())
+    lab.label({path: []}, register=False)
+    assert lab.build().report.left_out == ()
+
+
 def test_content_that_one_of_its_paths_still_holds_is_not_replaced(lab: Any):
     first = lab.draw("a/part.png", 0)
     second = copy(first, "b")

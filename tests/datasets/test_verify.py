@@ -161,6 +161,24 @@ def lie_of_an_origin(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
+def drop_a_format(folder: Path) -> None:
+    shutil.rmtree(folder / "coco")
+    lie({"formats": ["yolo", "yolo-seg"]})(folder)
+
+
+def lie(values: dict[str, Any]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        (folder / MANIFEST).write_text(json.dumps(manifest | values))
+
+    return damage
+
+
+def validate_on_test(folder: Path) -> None:
+    path = folder / "yolo" / "data.yaml"
+    path.write_text(path.read_text().replace("val: images/val", "val: images/test"))
+
+
 def shrink_outline(folder: Path) -> None:
     def edit(lines: list[list[str]]) -> None:
         outline = max(lines, key=len)
@@ -221,6 +239,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         "says of",
     ),
     "where an image comes from": (lie_of_an_origin, "come from elsewhere"),
+    "a format that is gone": (drop_a_format, "coco: cannot be read back"),
+    "formats": (lie({"formats": ["yolo"]}), "manifest.json: says formats ['yolo'], the dataset has ['yolo', 'yolo-seg"),
+    "counts": (lie({"counts": {}}), "manifest.json: says counts {}, the dataset has"),
+    "a version": (lie({"version": "7.7"}), "manifest.json: says version 7.7, the dataset has 1.0"),
+    "what validates": (validate_on_test, "data.yaml: val images/test, the dataset has images/val"),
     "an outline far from its mask": (shrink_outline, "has another mask than in the dataset: IoU 0."),
     "an additional image": (add_image, "is no image of the dataset"),
     "a label without image": (add_label, "has no image"),
