@@ -1,6 +1,6 @@
 """Building a dataset: select, split by group, hold out what would leak, freeze."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,13 +20,13 @@ from al_dagster.core.lake import Lake
 from al_dagster.core.project import ProjectConfig
 from al_dagster.core.rle import encode
 from al_dagster.core.schemas import DATASET
-from al_dagster.datasets.choice import NEAR_DUPLICATE, Choice, choose
+from al_dagster.datasets.choice import NEAR_DUPLICATE, NEIGHBOUR, Choice, choose
 from al_dagster.datasets.content import table_hash
 from al_dagster.datasets.definition import DatasetDefinition
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.report import EXAMPLES, BuildReport, HeldOut, LeftOut, report_of
 from al_dagster.datasets.selection import Pool, open_pool, read_polygons, read_pool
-from al_dagster.datasets.splits import SPLITS, hold_out, near_duplicate_leaks, split_codes
+from al_dagster.datasets.splits import SPLITS, Leak, hold_out, near_duplicate_leaks, split_codes
 from al_dagster.datasets.versions import store_version
 from al_dagster.registry.database import Registry
 from al_dagster.registry.datasets import freeze_dataset, get_dataset, list_datasets
@@ -216,12 +216,9 @@ def select_content(
     choice = choose(pool, definition, classes)
     frames = pool.frames.take(pa.array(choice.frames))
     splits = _splits_of(frames["group_key"], definition)
-    held_out, stays = _without_leaks(frames, splits, pool, choice, duplicate_distance)
+    held_out, stays, leaving = _without_leaks(frames, splits, pool, choice, duplicate_distance)
     table = _rows(pool, choice, classes, splits, stays)
-    left_out = choice.left_out
-    if held_out:
-        examples = tuple(item.file_path for item in held_out[:EXAMPLES])
-        left_out = (*left_out, LeftOut(NEAR_DUPLICATE, "frames", int((~stays).sum()), {}, examples))
+    left_out = choice.left_out + leaving
     # What names a mask for good stands for its pixels.
     mask = pc.coalesce(table["rle"], table["mask_path"])
     content = fingerprint(
@@ -289,8 +286,8 @@ def _splits_of(group_keys: pa.ChunkedArray, definition: DatasetDefinition) -> ND
 
 def _without_leaks(
     frames: pa.Table, splits: NDArray[np.int64], pool: Pool, choice: Choice, duplicate_distance: int
-) -> tuple[tuple[HeldOut, ...], NDArray[np.bool_]]:
-    """The sources that are held out, and whether each frame stays."""
+) -> tuple[tuple[HeldOut, ...], NDArray[np.bool_], tuple[LeftOut, ...]]:
+    """The sources that are held out, whether each frame stays, and how many do not for which reason."""
     sources = frames["source_id"].combine_chunks().dictionary_encode()
     of_frame = sources.indices.to_numpy()
     # Codes are given in the order of the frames, that of registration, so this is each source's first frame.
@@ -302,7 +299,7 @@ def _without_leaks(
         images["sha256"].to_pylist(),
         duplicate_distance,
     )
-    out = hold_out(leaks)
+    out = hold_out([*leaks, *_tied(pool.ties, sources.dictionary, splits[first])])
     stays = ~np.isin(of_frame, np.array(list(out), dtype=np.int64))
     frame_rows = np.full(pool.frames.num_rows, -1, dtype=np.int64)
     frame_rows[choice.frames] = of_frame
@@ -312,7 +309,28 @@ def _without_leaks(
         HeldOut(paths[leak.second].as_py(), paths[leak.first].as_py(), leak.distance, int(objects[leak.second]))
         for leak in out.values()
     )
-    return held_out, stays
+    leaving = (
+        *_leaving(NEAR_DUPLICATE, out, of_frame, held_out, neighbours=False),
+        *_leaving(NEIGHBOUR, out, of_frame, held_out, neighbours=True),
+    )
+    return held_out, stays, leaving
+
+
+def _tied(ties: Sequence[tuple[str, str]], sources: pa.Array, splits: NDArray[np.int64]) -> list[Leak]:
+    """The neighbours in a recording that are in different splits, by the places of their sources."""
+    places = np.asarray(pc.index_in(pa.array([one for pair in ties for one in pair], pa.string()), value_set=sources))
+    pairs = np.sort(places.astype(np.float64).reshape(-1, 2))
+    pairs = pairs[~np.isnan(pairs).any(axis=1)].astype(np.int64)
+    return [Leak(first, second, None) for first, second in pairs.tolist() if splits[first] != splits[second]]
+
+
+def _leaving(
+    reason: str, out: Mapping[int, Leak], of_frame: NDArray[np.int64], held_out: Sequence[HeldOut], *, neighbours: bool
+) -> Iterator[LeftOut]:
+    places = [place for place, leak in out.items() if (leak.distance is None) == neighbours]
+    if places:
+        examples = [item.file_path for item in held_out if (item.distance is None) == neighbours]
+        yield LeftOut(reason, "frames", int(np.isin(of_frame, places).sum()), {}, tuple(examples[:EXAMPLES]))
 
 
 def _rows(

@@ -18,7 +18,7 @@ from al_dagster.datasets.selection import Pool
 
 Flags = NDArray[np.bool_]
 
-REPLACED = "replaced by a newer file"
+REPLACED = "gone, or replaced by another file"
 NOT_LABELLED = "not labelled"
 NOT_SEARCHED = "not searched for all classes"
 UNSURE = "unsure"
@@ -28,6 +28,7 @@ NOT_VALIDATED = "not validated"
 WITH_VALIDATED = "with validated objects"
 VALIDATED = "validated"
 NEAR_DUPLICATE = "nearly the same as one of another split"
+NEIGHBOUR = "next to one of another split in a recording"
 UNUSABLE = "with a box outside the image or under a pixel"
 EMPTY = "without objects"
 NOT_CONFIRMED = "without objects, which nobody confirmed"

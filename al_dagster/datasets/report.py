@@ -41,18 +41,18 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """An image that is left out, since it is nearly the same as one in another split.
+    """An image that is left out, since it is nearly the same as one in another split, or its neighbour in a recording.
 
     Args:
         file_path: the image.
-        near: the image that it is nearly the same as, and that stays.
-        distance: bits in which their perceptual hashes differ.
+        near: the other image, which stays.
+        distance: bits in which their perceptual hashes differ; None for neighbours.
         objects: objects that are left out with it.
     """
 
     file_path: str
     near: str
-    distance: int
+    distance: int | None
     objects: int
 
 

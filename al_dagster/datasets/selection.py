@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 _PARTS = {
     "batch_files": (
         "id INTEGER, project_id TEXT, file_path TEXT, source_id TEXT, status TEXT",
-        # What cannot be read is other content too.
+        # A file that was gone or unreadable when it was looked at last holds nothing any more.
         "SELECT id, project_id, file_path, source_id, status FROM main.batch_files"
         " WHERE source_id IS NOT NULL OR status = 'quarantined'",
-    ),
-    "batches": (
-        "batch_key TEXT, classes TEXT",
-        "SELECT batch_key, json_extract(parameters, '$.project.classes') FROM main.batches WHERE project_id = :project",
     ),
     "frames": (
         "frame_id TEXT, source_id TEXT, frame_idx INTEGER, width INTEGER, height INTEGER",
         "SELECT frame_id, source_id, frame_idx, width, height FROM main.frames",
     ),
     "frame_labels": (
-        "frame_id TEXT, is_labelled BOOLEAN, is_unsure BOOLEAN, error TEXT, is_marked BOOLEAN, batch_key TEXT",
-        "SELECT frame_id, labelled_at IS NOT NULL, is_unsure, error, background_by IS NOT NULL, batch_key"
+        "frame_id TEXT, is_labelled BOOLEAN, is_unsure BOOLEAN, error TEXT, is_marked BOOLEAN, classes TEXT",
+        "SELECT frame_id, labelled_at IS NOT NULL, is_unsure, error, background_by IS NOT NULL, classes"
         " FROM main.frame_labels WHERE project_id = :project",
     ),
     "source_groups": (
         "source_id TEXT, group_key TEXT",
         "SELECT source_id, group_key FROM main.source_groups WHERE project_id = :project",
+    ),
+    "source_ties": (
+        "source_id TEXT, neighbour_id TEXT",
+        "SELECT source_id, neighbour_id FROM main.source_ties WHERE project_id = :project",
     ),
     "sources": (
         "source_id TEXT, file_path TEXT, sha256 TEXT, perceptual_hash TEXT, group_key TEXT, width INTEGER,"
@@ -71,7 +71,8 @@ _POLYGONS = {
 # A source lies where the project saw it last among the paths that nothing else was seen at since, by any project.
 _FRAMES = """
 WITH newest AS (
-    SELECT file_path, arg_max(coalesce(source_id, ''), id) AS source_id FROM registry.batch_files GROUP BY file_path
+    SELECT file_path, arg_max(CASE status WHEN 'quarantined' THEN '' ELSE source_id END, id) AS source_id
+    FROM registry.batch_files GROUP BY file_path
 ),
 seen AS (
     SELECT f.source_id, f.file_path, f.id, n.source_id = f.source_id AS is_there
@@ -95,13 +96,12 @@ SELECT coalesce(f.frame_id, '') AS frame_id, s.source_id, CAST(coalesce(f.frame_
        s.image_format, CAST(s.is_plain AS BOOLEAN) AS is_plain,
        coalesce(CAST(l.is_labelled AS BOOLEAN), FALSE) AS is_labelled,
        coalesce(CAST(l.is_unsure AS BOOLEAN), FALSE) AS is_unsure, l.error,
-       coalesce(CAST(l.is_marked AS BOOLEAN), FALSE) AS is_marked, b.classes AS searched_for,
+       coalesce(CAST(l.is_marked AS BOOLEAN), FALSE) AS is_marked, l.classes AS searched_for,
        NOT coalesce(p.is_there, TRUE) AS is_replaced
 FROM of_project AS o
 JOIN registry.sources AS s ON s.source_id = o.source_id
 LEFT JOIN registry.frames AS f ON f.source_id = o.source_id
 LEFT JOIN registry.frame_labels AS l ON l.frame_id = f.frame_id
-LEFT JOIN registry.batches AS b ON b.batch_key = l.batch_key
 LEFT JOIN registry.source_groups AS g ON g.source_id = o.source_id
 LEFT JOIN places AS p ON p.source_id = o.source_id
 ORDER BY s.created_at, s.source_id, f.frame_idx
@@ -113,6 +113,8 @@ FROM registry.objects
 """
 
 _DELETED = "SELECT frame_id, CAST(category_id AS INTEGER) AS category_id FROM registry.deleted"
+
+_TIES = "SELECT source_id, neighbour_id FROM registry.source_ties ORDER BY ALL"
 
 _CATEGORIES = "SELECT CAST(category_id AS INTEGER), name FROM registry.categories"
 
@@ -131,16 +133,18 @@ class Pool:
         frames: a row a frame of its images, in the order in which they were registered, then of the frames. An image
             whose frames are not known yet has one row with an empty ``frame_id``. ``file_path`` is the project's own
             newest path of the content; ``is_replaced`` says that other content was seen since at all of them.
-            ``searched_for`` lists as JSON the classes that the last labelling of the frame's batch was asked for; it is
+            ``searched_for`` lists as JSON the classes that the frame was searched for when it was labelled last; it is
             empty where that is not known.
         objects: a row an active object, in no order; ``mask_path`` where the mask is not known as run lengths.
         deleted: frame and category of objects that people deleted, each pair once.
+        ties: ids of sources that belong together although their groups differ.
         categories: names by id.
     """
 
     frames: "pa.Table"
     objects: "pa.Table"
     deleted: "pa.Table"
+    ties: list[tuple[str, str]]
     categories: dict[int, str]
 
     @property
@@ -181,6 +185,7 @@ def read_pool(connection: "duckdb.DuckDBPyConnection", project: str) -> Pool:
         frames=connection.execute(_FRAMES, {"project": project}).to_arrow_table(),
         objects=connection.execute(_OBJECTS).to_arrow_table(),
         deleted=connection.execute(_DELETED).to_arrow_table(),
+        ties=[(source, neighbour) for source, neighbour in connection.execute(_TIES).fetchall()],
         categories=dict(connection.execute(_CATEGORIES).fetchall()),
     )
 

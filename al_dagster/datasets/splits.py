@@ -50,17 +50,17 @@ def split_codes(group_keys: Sequence[str], ratios: SplitRatios) -> NDArray[np.in
 
 @dataclass(frozen=True)
 class Leak:
-    """Two images in different splits that are the same picture, or nearly.
+    """Two images in different splits that are the same picture, or nearly, or neighbours in a recording.
 
     Args:
         first: index of one image.
         second: index of the other, the larger.
-        distance: bits in which their perceptual hashes differ; 0 for the same bytes.
+        distance: bits in which their perceptual hashes differ; 0 for the same bytes, None for neighbours.
     """
 
     first: int
     second: int
-    distance: int
+    distance: int | None
 
 
 def near_duplicate_leaks(

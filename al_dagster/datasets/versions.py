@@ -35,11 +35,13 @@ class Version:
 def store_version(lake: Lake, dataset: FrozenDataset, report: BuildReport) -> int:
     """Keep the rows of a version and the report of its build; gives the bytes written.
 
-    The id says what a version holds, so that what is replaced says the same: at most the paths of its files, how it is
-    to be exported and what was left out are newer.
+    Rows that are kept already stay as they were frozen: only how they are to be exported and what was left out are
+    newer.
     """
     table = dataset.to_table()
     metadata = {**table.schema.metadata, _REPORT_KEY: json.dumps(report.to_json(), sort_keys=True).encode()}
+    if lake.exists(ASSET, dataset.dataset_id):
+        table = lake.read(ASSET, dataset.dataset_id)
     return lake.write(ASSET, dataset.dataset_id, table.replace_schema_metadata(metadata))
 
 

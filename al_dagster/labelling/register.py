@@ -110,7 +110,7 @@ def register(
     registration = register_batch(
         registry, project_id=project.name, batch_key=batch_key, run_id=run_id, frame_ids=labelled, objects=objects
     )
-    record_frames(registry, project.name, batch_key, outcomes)
+    record_frames(registry, project.name, batch_key, outcomes, project.classes)
     mark_labelled(
         registry,
         batch_key,
@@ -139,6 +139,7 @@ def register(
         schema=OBJECTS,
     )
     unknown = sum(row["category"] == UNKNOWN for row in rows)
+    named = {item.frame_id for item in objects}
     by_category = Counter(category.values())
     return StageResult(
         table,
@@ -147,7 +148,7 @@ def register(
         figures={
             "objects": table.num_rows,
             "unknown": unknown,
-            "frames_unsure": sum(outcome.is_unsure for outcome in outcomes.values()),
+            "frames_unsure": sum(outcomes[frame].is_unsure for frame in labelled if frame not in named),
             "frames_failed": len(outcomes) - len(labelled),
             "failures": _told(outcomes) or "none",
             **dict(registration.counts),
@@ -182,7 +183,7 @@ def _frame_outcomes(
             return FrameOutcome(error="lacks masks or vectors: materialize masks and embeddings")
         if by_example and any(row["classification_model"] is None for row in mine):
             return FrameOutcome(error="is not classified yet: materialize classifications")
-        return FrameOutcome(is_unsure=bool(mine) and all(row["category"] == UNKNOWN for row in mine))
+        return FrameOutcome(is_unsure=any(row["category"] == UNKNOWN for row in mine))
 
     return {frame_id: outcome(frame_id) for frame_id in frames["frame_id"].to_pylist()}
 

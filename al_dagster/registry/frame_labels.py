@@ -24,7 +24,7 @@ class FrameOutcome:
     """What labelling a frame came to.
 
     Attributes:
-        is_unsure: something was proposed in it, and all of it was "Unknown".
+        is_unsure: something was proposed in it that is "Unknown".
         error: why it could not be labelled; None if it was.
     """
 
@@ -32,7 +32,13 @@ class FrameOutcome:
     error: str | None = None
 
 
-def record_frames(registry: Registry, project_id: str, batch_key: str, outcomes: Mapping[str, FrameOutcome]) -> None:
+def record_frames(
+    registry: Registry,
+    project_id: str,
+    batch_key: str,
+    outcomes: Mapping[str, FrameOutcome],
+    classes: Sequence[str] | None = None,
+) -> None:
     """Note what labelling came to, by frame id. A frame that failed keeps what was known of it before, and its error.
 
     Args:
@@ -40,6 +46,7 @@ def record_frames(registry: Registry, project_id: str, batch_key: str, outcomes:
         project_id: the project that was labelled.
         batch_key: the batch that the frames are in.
         outcomes: of registered frames.
+        classes: what they were searched for.
     """
     now = datetime.now(UTC).replace(tzinfo=None)
     with registry.session() as session:
@@ -57,7 +64,7 @@ def record_frames(registry: Registry, project_id: str, batch_key: str, outcomes:
         for outcome, frame_ids in groups.items():
             values: dict[str, Any] = {"batch_key": batch_key, "error": outcome.error}
             if outcome.error is None:
-                values |= {"labelled_at": now, "is_unsure": outcome.is_unsure}
+                values |= {"labelled_at": now, "is_unsure": outcome.is_unsure, "classes": classes and list(classes)}
             for chunk in chunked(frame_ids):
                 mine = (FrameLabel.project_id == project_id, FrameLabel.frame_id.in_(chunk))
                 session.execute(update(FrameLabel).where(*mine).values(**values))

@@ -2,11 +2,12 @@
 
 A source gets its group when it is registered: by the project's own rule, else that of the recording which it continues,
 else that of its near-duplicates. It keeps it as the data grows, since new sources join existing groups and never the
-other way round. Only a project whose ``grouping`` is configured anew has its groups made anew.
+other way round. Where new sources show that two existing groups are one recording, the neighbours are noted as ties,
+which must not be in two splits either. Only a project whose ``grouping`` is configured anew has its groups made anew.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -21,7 +22,7 @@ from al_dagster.registry.base import bulk_insert, chunked
 from al_dagster.registry.database import Registry
 from al_dagster.registry.group_rules import group_keys
 from al_dagster.registry.recordings import REACH, RecordedFile, numbered_runs, recording_pairs
-from al_dagster.registry.tables import BatchFile, Project, Source, SourceGroup
+from al_dagster.registry.tables import BatchFile, Project, Source, SourceGroup, SourceTie
 
 CONTENT, RECORDING, TIME = "content", "recording", "time"
 DEFAULT_GAP_SECONDS = 5.0
@@ -55,6 +56,18 @@ class _Member:
     captured_at: datetime | None
     thumbnail: bytes | None
     content_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A file of a recording: its source and the group that it has already, if any."""
+
+    source_id: str
+    key: str | None
+
+    def apart(self, other: "_Placed", new: Mapping[str, str]) -> bool:
+        """Whether the two are in different groups, given the groups of new sources."""
+        return new.get(self.source_id, self.key) != new.get(other.source_id, other.key)
 
 
 @dataclass
@@ -118,7 +131,8 @@ def regroup(registry: Registry, project_id: str) -> None:
 
 def regroup_in(session: Session, project_id: str, config: GroupingConfig) -> None:
     """Make the groups of a project anew within a transaction; see ``regroup``."""
-    session.execute(delete(SourceGroup).where(SourceGroup.project_id == project_id))
+    for table in (SourceGroup, SourceTie):
+        session.execute(delete(table).where(table.project_id == project_id))
     _assign(session, project_id, config, _members(session, project_id, None))
 
 
@@ -164,13 +178,31 @@ def _assign(session: Session, project_id: str, config: GroupingConfig, members: 
     if config.by == TIME:
         timed = {index for index, member in enumerate(rest) if member.captured_at is not None}
         _tie_by_time(session, project_id, rest, timed, config.gap_seconds or DEFAULT_GAP_SECONDS, ties)
+    neighbours: list[tuple[_Placed, _Placed]] = []
     if config.recordings:
         untimed = [index for index in range(len(rest)) if index not in timed]
-        _tie_by_recording(session, project_id, rest, untimed, ties)
+        neighbours = _tie_by_recording(session, project_id, rest, untimed, ties)
     _tie_by_content(session, project_id, rest, ties)
     keys = _keys(rest, ties)
     rules = [ties.rules.get(index, CONTENT) for index in range(len(rest))]
     bulk_insert(session, SourceGroup, [_row(project_id, *one) for one in zip(rest, keys, rules, strict=True)])
+    new = {member.source_id: key for member, key in zip(rest, keys, strict=True)}
+    apart = [(one.source_id, other.source_id) for one, other in neighbours if one.apart(other, new)]
+    _note_ties(session, project_id, apart)
+
+
+def _note_ties(session: Session, project_id: str, pairs: Sequence[tuple[str, str]]) -> None:
+    """Note neighbours in a recording that are in different groups, since files in between came later than both."""
+    known: set[tuple[str, str]] = set()
+    for chunk in chunked([source for source, _ in pairs]):
+        mine = (SourceTie.project_id == project_id, SourceTie.source_id.in_(chunk))
+        known.update(session.execute(select(SourceTie.source_id, SourceTie.neighbour_id).where(*mine)).tuples().all())
+    rows = [
+        {"project_id": project_id, "source_id": source, "neighbour_id": neighbour}
+        for source, neighbour in dict.fromkeys(pairs)
+        if (source, neighbour) not in known and source != neighbour
+    ]
+    bulk_insert(session, SourceTie, rows)
 
 
 def _row(project_id: str, member: _Member, key: str, rule: str) -> dict[str, Any]:
@@ -218,22 +250,28 @@ def _tie_by_time(
 
 def _tie_by_recording(
     session: Session, project_id: str, members: Sequence[_Member], among: Sequence[int], ties: _Ties
-) -> None:
-    """Tie files to their neighbours in a recording, new or existing; rather to the one before than to the one after."""
+) -> list[tuple[_Placed, _Placed]]:
+    """Tie files to their neighbours in a recording, new or existing; rather to the one before than to the one after.
+
+    Returns:
+        All neighbours, also those of which both exist.
+    """
     near = _files_near(session, project_id, [members[index].path for index in among])
     files = [RecordedFile(one.path, one.captured_at, one.thumbnail) for one in (members[index] for index in among)]
     pairs = recording_pairs(files + [file for file, _ in near])
+    placed = [*(_Placed(members[index].source_id, None) for index in among), *(place for _, place in near)]
     for earlier, later in pairs:
         if earlier < len(among) and later < len(among):
             ties.tie(among[earlier], among[later], RECORDING)
         elif later < len(among):
-            ties.anchors[among[later]] = near[earlier - len(among)][1]
+            ties.anchors[among[later]] = str(placed[earlier].key)
             ties.rules.setdefault(among[later], RECORDING)
         elif earlier < len(among):
-            ties.anchor(among[earlier], near[later - len(among)][1], RECORDING)
+            ties.anchor(among[earlier], str(placed[later].key), RECORDING)
+    return [(placed[earlier], placed[later]) for earlier, later in pairs]
 
 
-def _files_near(session: Session, project_id: str, paths: Sequence[str]) -> list[tuple[RecordedFile, str]]:
+def _files_near(session: Session, project_id: str, paths: Sequence[str]) -> list[tuple[RecordedFile, _Placed]]:
     """Files of the project with their groups that stand, by the numbers in their names, within reach of the paths."""
     known: dict[str, str] = {}
     for folder in {path.rpartition("/")[0] for path in paths}:
@@ -269,7 +307,7 @@ def _files_near(session: Session, project_id: str, paths: Sequence[str]) -> list
     near = []
     for path in sorted(wanted):
         captured_at, thumbnail, key = of_source[known[path]]
-        near.append((RecordedFile(path, captured_at, thumbnail), key))
+        near.append((RecordedFile(path, captured_at, thumbnail), _Placed(known[path], key)))
     return near
 
 

@@ -67,6 +67,19 @@ class SourceGroup(Base):
     rule: Mapped[str]
 
 
+class SourceTie(Base):
+    """Two sources of a project that belong together and are in different groups, since both had theirs already.
+
+    They must not be in two splits of a dataset.
+    """
+
+    __tablename__ = "source_ties"
+
+    project_id: Mapped[str] = mapped_column(primary_key=True)
+    source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), primary_key=True)
+    neighbour_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), primary_key=True)
+
+
 class Frame(Base):
     """A frame of a source; an image is its own frame 0. Without a size of its own it has that of its source."""
 
@@ -84,9 +97,9 @@ class Frame(Base):
 class FrameLabel(Base):
     """What is known of a frame in a project. Only a frame that was labelled and has no object shows nothing.
 
-    ``labelled_at`` is when all stages succeeded for it, ``is_unsure`` that every proposal in it was "Unknown" then,
-    ``error`` why the last attempt failed, if it did; what stood before stays. A person may have marked it as
-    background.
+    ``labelled_at`` is when all stages succeeded for it, ``classes`` what it was searched for then, ``is_unsure`` that
+    something was proposed and "Unknown"; ``error`` is why the last attempt failed, if it did, and what stood before
+    stays. A person may have marked it as background.
     """
 
     __tablename__ = "frame_labels"
@@ -96,6 +109,7 @@ class FrameLabel(Base):
     batch_key: Mapped[str | None]
     labelled_at: Mapped[datetime | None]
     is_unsure: Mapped[bool] = mapped_column(server_default=false())
+    classes: Mapped[list[Any] | None]
     error: Mapped[str | None]
     background_by: Mapped[str | None]
     background_at: Mapped[datetime | None]

@@ -64,9 +64,11 @@ class Lab:
             run_id="run-1",
         )
 
-    def outcome(self, path: Path, *, project: str = "parts", **outcome: Any) -> None:
+    def outcome(
+        self, path: Path, *, project: str = "parts", classes: Sequence[str] | None = None, **outcome: Any
+    ) -> None:
         """Note what labelling a file's only frame came to."""
-        record_frames(self.registry, project, "batch", {self.frame(path): FrameOutcome(**outcome)})
+        record_frames(self.registry, project, "batch", {self.frame(path): FrameOutcome(**outcome)}, classes)
 
     def mark_background(self, path: Path) -> None:
         mark_background(self.registry, "parts", [self.frame(path)], "ann")

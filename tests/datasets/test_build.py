@@ -11,6 +11,7 @@ from al_dagster.datasets.splits import split_of
 from al_dagster.registry.datasets import dataset_objects, get_dataset
 from al_dagster.registry.objects import list_objects
 from al_dagster.registry.review import delete_object, edit_object
+from al_dagster.registry.tables import Source, SourceTie
 
 
 def build(lab: Any, **values: Any) -> BuiltDataset:
@@ -159,3 +160,24 @@ def test_a_category_in_one_split_only_is_reported(lab: Any):
     lab.label({lab.draw("washer.png", 500): [("washer", (1, 1, 20, 20), 0.9)]})
 
     assert build(lab, split={"train": 0.4, "val": 0.3, "test": 0.3}).report.one_sided == ("washer",)
+
+
+def test_neighbours_in_a_recording_that_are_in_two_groups_are_never_in_two_splits(lab: Any):
+    sources = list(lab.fill(30).values())
+    split_of = {image.source_id: image.split for image in lab.build().dataset.images}
+    train = next(source for source in sources if split_of[source] == "train")
+    later = next(source for source in reversed(sources) if split_of[source] != "train")
+    same = next(source for source in reversed(sources) if split_of[source] == "train")
+    with lab.registry.session() as session:
+        for neighbour in (later, same, "src_elsewhere"):
+            if neighbour == "src_elsewhere":
+                session.add(Source(source_id=neighbour, source_type="image", group_key=neighbour))
+                session.flush()
+            session.add(SourceTie(project_id="parts", source_id=train, neighbour_id=neighbour))
+
+    built = lab.build()
+
+    assert {image.source_id for image in built.dataset.images} == set(sources) - {later}
+    assert [item.sentence for item in built.report.left_out] == ["1 frame next to one of another split in a recording"]
+    (held,) = built.report.held_out
+    assert held.distance is None

@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 
 from al_dagster.core.errors import UserError
-from al_dagster.registry.batches import list_batches, mark_labelled
 from al_dagster.registry.objects import list_objects
 from al_dagster.registry.review import delete_object, edit_object, validate_objects
 from al_dagster.registry.tables import FrameLabel, Object
@@ -76,8 +75,8 @@ def test_objects_of_a_frame_that_was_never_labelled_stay_out_and_of_an_earlier_s
 def labelled_for(lab: Any, classes: list[str], labels: dict[Path, Any]) -> None:
     """Label files in a run that was asked for these classes."""
     lab.label(labels)
-    batch = list_batches(lab.registry, "parts")[-1]
-    mark_labelled(lab.registry, batch, run_id="run", parameters={"project": {"classes": classes}})
+    for path in labels:
+        lab.outcome(path, classes=classes)
 
 
 def test_a_frame_that_was_not_searched_for_a_class_that_others_were_searched_for_is_left_out(lab: Any):
@@ -90,14 +89,15 @@ def test_a_frame_that_was_not_searched_for_a_class_that_others_were_searched_for
     nuts = lab.build(name="nuts", filter={"categories": ["nut"]})
     bolts = lab.build(name="bolts", filter={"categories": ["bolt"]})
     labelled_for(lab, ["nut", "bolt"], {lab.draw("more.png", 9): [NUT]})
-    for batch in list_batches(lab.registry, "parts"):
-        mark_labelled(lab.registry, batch, run_id="again", parameters={"project": {"classes": ["bolt", "nut"]}})
+    lab.outcome(old, classes=["bolt", "nut"])
+    lab.outcome(empty, classes=["bolt", "nut"], error="has vanished")
     again = lab.build()
 
     assert names(every) == names(bolts) == {"marked.png", "new.png"}
     assert left_out(every) == left_out(bolts) == ["2 frames not searched for all classes: bolt (2)"]
     assert names(nuts) == {"old.png", "empty.png", "marked.png", "new.png"}
-    assert names(again) == {"old.png", "empty.png", "marked.png", "new.png", "more.png"}
+    assert names(again) == {"old.png", "marked.png", "new.png", "more.png"}
+    assert left_out(again) == ["1 frame not searched for all classes: bolt (1)"]
 
 
 def test_a_class_that_only_people_gave_takes_no_frame_away(lab: Any):

@@ -98,7 +98,11 @@ def test_an_image_whose_file_now_holds_another_is_left_out_and_reported(lab: Any
 
     assert [image.source_id for image in built.dataset.images] == [new_source]
     (left_out,) = built.report.left_out
-    assert (left_out.reason, left_out.unit, left_out.examples) == ("replaced by a newer file", "frames", (str(path),))
+    assert (left_out.reason, left_out.unit, left_out.examples) == (
+        "gone, or replaced by another file",
+        "frames",
+        (str(path),),
+    )
 
 
 def test_an_image_whose_file_now_holds_what_cannot_be_read_is_left_out_and_reported(lab: Any):
@@ -109,7 +113,7 @@ def test_an_image_whose_file_now_holds_what_cannot_be_read_is_left_out_and_repor
 
     built = lab.build()
 
-    assert [item.sentence for item in built.report.left_out] == ["1 frame replaced by a newer file"]
+    assert [item.sentence for item in built.report.left_out] == ["1 frame gone, or replaced by another file"]
     path.write_bytes(lab.draw("a.png", 0).read_bytes())
     lab.label({path: []}, register=False)
     assert lab.build().report.left_out == ()
@@ -135,7 +139,7 @@ def test_content_that_another_project_saw_replaced_is_replaced(lab: Any, other: 
     path.write_bytes(lab.draw("new.png", 1).read_bytes())
     lab.label({path: NUT}, project=other)
 
-    assert [item.sentence for item in lab.build().report.left_out] == ["1 frame replaced by a newer file"]
+    assert [item.sentence for item in lab.build().report.left_out] == ["1 frame gone, or replaced by another file"]
 
 
 def test_the_group_is_that_of_the_project_and_without_one_that_of_the_source(lab: Any):

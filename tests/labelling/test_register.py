@@ -2,8 +2,11 @@ import os
 from collections import Counter
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
 
+from al_dagster.core.project import UNKNOWN
+from al_dagster.core.schemas import CLASSIFICATIONS
 from al_dagster.labelling.quality import frames_labelled
 from al_dagster.registry.batches import unfinished_batches
 from al_dagster.registry.frame_labels import count_frames, list_frames, mark_background
@@ -68,6 +71,20 @@ def test_a_frame_whose_proposals_are_all_unknown_is_unsure_and_no_background(cha
     assert chain.objects().figures["frames_unsure"] == 2
     assert count_frames(chain.registry, "shapes")["unsure"] == 2
     assert unfinished_batches(chain.registry) == []
+
+
+def test_what_is_left_of_a_frame_is_unsure_while_a_proposal_in_it_is_unknown(chain):
+    chain.up_to("classifications")
+    rows = chain.last("classifications").to_pylist()
+    for row in rows:
+        if row["label"] == "bar":
+            row["label"] = UNKNOWN
+    chain.tables["classifications"] = pa.Table.from_pylist(rows, schema=CLASSIFICATIONS)
+    assert chain.objects().figures["frames_unsure"] == 0
+    assert count_frames(chain.registry, "shapes")["objects"] == 2
+    for object_id in standing(chain):
+        delete_object(chain.registry, object_id, "ann")
+    assert count_frames(chain.registry, "shapes")["unsure"] == 2
 
 
 def lose_first_picture(chain, home) -> Callable[[], None]:

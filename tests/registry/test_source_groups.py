@@ -16,7 +16,7 @@ from al_dagster.registry.batches import FileEntry, claim_files
 from al_dagster.registry.projects import get_project, save_project
 from al_dagster.registry.source_groups import grouped, regroup
 from al_dagster.registry.sources import get_source, register_frames, register_sources
-from al_dagster.registry.tables import Frame, SourceGroup
+from al_dagster.registry.tables import Frame, SourceGroup, SourceTie
 
 NOON = datetime(2026, 5, 1, 12)
 
@@ -110,6 +110,27 @@ def test_files_that_fill_a_gap_join_the_recording_before_it_and_move_nothing(tak
     assert {source: after[source] for source in before} == before
     assert after[named("/in/f010.jpg")][0] == before[named("/in/f009.jpg")][0]
     assert {key for key, _ in after.values()} == {key for key, _ in before.values()}
+
+
+def test_neighbours_that_come_to_stand_in_two_groups_are_noted_once_and_forgotten_when_groups_are_made_anew(
+    take, groups, registry
+):
+    def ties():
+        with registry.reader() as session:
+            return set(session.execute(select(SourceTie.source_id, SourceTie.neighbour_id)).tuples().all())
+
+    take(*frames([*range(10), *range(18, 28)]))
+    assert ties() == set()
+    take(*frames(range(10, 14)))
+    take(*frames(range(14, 18)))
+    found, noted = groups(), ties()
+    assert (named("/in/f017.jpg"), named("/in/f018.jpg")) in noted
+    assert all(found[one] != found[other] for one, other in noted)
+    take(row("/in/f028.jpg", thumbnail=frame_of_a_recording(28)))
+    assert ties() >= noted
+    regroup(registry, "parts")
+    assert ties() == set()
+    assert len(set(groups().values())) == 1
 
 
 def test_recordings_of_two_folders_are_two_groups(take, groups):

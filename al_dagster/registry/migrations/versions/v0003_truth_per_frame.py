@@ -35,6 +35,7 @@ def upgrade() -> None:
         sa.Column("batch_key", sa.String()),
         sa.Column("labelled_at", sa.DateTime()),
         sa.Column("is_unsure", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("classes", sa.JSON()),
         sa.Column("error", sa.String()),
         sa.Column("background_by", sa.String()),
         sa.Column("background_at", sa.DateTime()),
@@ -52,6 +53,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project_id", "source_id", name="pk_source_groups"),
     )
     op.create_index("ix_source_groups_source_id", "source_groups", ["source_id"])
+    op.create_table(
+        "source_ties",
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("source_id", sa.String(), nullable=False),
+        sa.Column("neighbour_id", sa.String(), nullable=False),
+        sa.ForeignKeyConstraint(["source_id"], ["sources.source_id"], name="fk_source_ties_source_id_sources"),
+        sa.ForeignKeyConstraint(["neighbour_id"], ["sources.source_id"], name="fk_source_ties_neighbour_id_sources"),
+        sa.PrimaryKeyConstraint("project_id", "source_id", "neighbour_id", name="pk_source_ties"),
+    )
     _replace_unique_of_conflicts(OLD_CONFLICT, NEW_CONFLICT)
     # Only frames with objects are known to have been labelled: of the others, some could not be read.
     op.execute(
@@ -65,12 +75,14 @@ def upgrade() -> None:
         FROM batch_files AS f JOIN sources AS s ON s.source_id = f.source_id"""
     )
     if not op.get_context().as_sql:
+        _note_classes()
         _validate_corrections()
 
 
 def downgrade() -> None:
     """Drop them."""
     _replace_unique_of_conflicts(NEW_CONFLICT, OLD_CONFLICT)
+    op.drop_table("source_ties")
     op.drop_table("source_groups")
     op.drop_table("frame_labels")
     op.drop_column("objects", "is_stale")
@@ -83,6 +95,20 @@ def _replace_unique_of_conflicts(old: tuple[str, ...], new: tuple[str, ...]) -> 
     with op.batch_alter_table("conflicts", table_kwargs={"sqlite_autoincrement": True}) as table:
         table.drop_constraint(f"uq_conflicts_{'_'.join(old)}", type_="unique")
         table.create_unique_constraint(f"uq_conflicts_{'_'.join(new)}", list(new))
+
+
+def _note_classes() -> None:
+    """The classes that frames were searched for are those of the last run of their batch."""
+    connection = op.get_bind()
+    batches = connection.execute(sa.text("SELECT batch_key, parameters FROM batches WHERE parameters IS NOT NULL"))
+    for batch_key, parameters in batches.all():
+        values = json.loads(parameters) if isinstance(parameters, str) else parameters
+        classes = values.get("project", {}).get("classes")
+        if classes:
+            connection.execute(
+                sa.text("UPDATE frame_labels SET classes = :classes WHERE batch_key = :key"),
+                {"classes": json.dumps(classes), "key": batch_key},
+            )
 
 
 def _validate_corrections() -> None:
