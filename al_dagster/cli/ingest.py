@@ -1,10 +1,12 @@
 """``al ingest``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from al_dagster.cli.grouping import describe_groups
 from al_dagster.cli.output import Json, print_json, print_table, progress_bars, say
 from al_dagster.core.errors import UserError
 
@@ -90,6 +92,14 @@ def ingest(
         print_json(rows)
         return
     _show(project, path, rows)
+    if rows:
+        from al_dagster.registry.source_groups import grouped
+
+        with open_registry(settings.database_url) as registry:
+            groups = describe_groups(asdict(grouped(registry, project)))
+        if groups:
+            say(groups)
+        say(f"Look further:  al objects list --project {project}  or  al ui")
     if labelled_before and before is not None and before != config:
         say(f"{project} is configured anew; `al ingest --project {project} --again` labels its earlier files so too.")
 
@@ -167,6 +177,8 @@ def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
         "files": sources["files"],
         "quarantined": sources["quarantined"],
         "duplicates": sources["duplicates"],
+        "animations": sources["animations"],
+        "pages_left_out": sources["pages_left_out"],
         "images_computed": detections["computed"],
         "images_reused": detections["reused"],
         "objects": objects["objects"],
@@ -200,9 +212,18 @@ def _show(project: str, path: Path | None, rows: list[dict[str, Any]]) -> None:
             f"{total['images_unsure']} images hold only proposals that are like no example: they are no background, "
             f"and in no dataset, unless you say so:  al images list --project {project} --state unsure"
         )
+    in_part = [
+        *_counted(total["animations"], "{} labelled by the first picture alone", "animation is", "animations are"),
+        *_counted(total["pages_left_out"], "{} could not be read", "page", "pages"),
+    ]
+    if in_part:
+        say(f"{'; '.join(in_part)}; which files:  al status")
     if total["quarantined"]:
         say("Why files were quarantined:  al status")
-    say(f"Look further:  al objects list --project {project}  or  al ui")
+
+
+def _counted(count: int, text: str, one: str, many: str) -> list[str]:
+    return [text.format(f"{count} {one if count == 1 else many}")] if count else []
 
 
 def _some(total: dict[str, int], names: dict[str, str]) -> list[str]:

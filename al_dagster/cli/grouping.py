@@ -1,0 +1,29 @@
+"""How a project's files are grouped, in a line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def describe_groups(counts: Mapping[str, Any]) -> str | None:
+    """The line that `al ingest` and `al status` show; None of a project without files.
+
+    Args:
+        counts: the values of ``registry.source_groups.GroupCounts`` by name.
+    """
+    files = sum(counts["sources"].values())
+    if not files:
+        return None
+    told = []
+    if counts["recordings"]:
+        share = "and share a split" if counts["recordings"] == 1 else "and each recording shares a split"
+        told.append(
+            f"{_many(counts['in_recordings'], 'file')} look like {_many(counts['recordings'], 'recording')} {share}"
+        )
+    if counts["uncovered"]:
+        are = "is" if counts["uncovered"] == 1 else "are"
+        told.append(f"{_many(counts['uncovered'], 'file')} {are} not covered by it")
+    return "; ".join([f"{_many(files, 'file')} in {_many(counts['groups'], 'group')}, by {counts['rule']}", *told])
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"

@@ -1,0 +1,79 @@
+"""What `al ingest` and `al status` tell of files that are labelled only in part, and of files that belong together."""
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+GROUPS = "14 files in 3 groups, by content; 12 files look like 1 recording and share a split"
+
+
+@pytest.fixture(scope="module")
+def film(al, tmp_path_factory):
+    """A home whose project film holds 12 frames of a pan, an animation and a scan whose second page is damaged."""
+    root = tmp_path_factory.mktemp("film")
+    photos, home = root / "photos", root / "home"
+    photos.mkdir()
+    random = np.random.default_rng(0)
+    hills = Pillow.fromarray(random.integers(0, 256, (6, 24, 3), dtype=np.uint8)).resize((480, 120))
+    for number in range(12):
+        hills.crop((3 * number, 0, 3 * number + 160, 120)).save(photos / f"frame_{number:03d}.png")
+    other = [Pillow.fromarray(random.integers(0, 256, (90, 90, 3), dtype=np.uint8)) for _ in range(3)]
+    other[0].save(photos / "moving.gif", save_all=True, append_images=other[1:])
+    path = photos / "scan.tif"
+    other[1].save(path, save_all=True, append_images=other[2:], compression="tiff_adobe_deflate")
+    with Pillow.open(path) as opened:
+        opened.seek(1)
+        place = opened.tag_v2[273][0]
+    content = bytearray(path.read_bytes())
+    content[place : place + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    said = al(home, "ingest", photos, "-p", "film", "-c", "face")
+    assert said.status == 0, said.err
+    return home, photos, said.out
+
+
+def test_ingest_says_that_files_are_labelled_in_part(film):
+    out = film[2].splitlines()
+    assert (
+        "1 animation is labelled by the first picture alone; 1 page could not be read; which files:  al status" in out
+    )
+
+
+def test_ingest_says_which_files_look_like_a_recording(film):
+    assert f"{GROUPS}\n" in film[2]
+
+
+def test_status_names_the_files_of_which_something_is_left_out(film, here):
+    home, photos, _ = film
+    out = here("status", home=home).out
+    assert f"  film  {photos / 'moving.gif'}: only the first of the 3 frames of this file is labelled" in out
+    assert f"  film  {photos / 'scan.tif'}: page 2 of 2 is left out: it " in out
+    rows = here("status", "--json", home=home).json["labelled_in_part"]
+    assert [(row["project"], row["file"]) for row in rows] == [
+        ("film", str(photos / name)) for name in ("moving.gif", "scan.tif")
+    ]
+
+
+def test_status_says_how_the_files_of_a_project_are_grouped(film, here):
+    out = here("status", home=film[0]).out
+    assert f"  groups   {GROUPS}\n" in out
+    (project,) = here("status", "--json", home=film[0]).json["projects"]
+    assert (project["grouping"]["groups"], project["grouping"]["in_recordings"]) == (3, 12)
+
+
+def test_files_that_the_rule_of_a_project_does_not_cover_are_counted(here, tmp_path, draw_shapes):
+    for seed, name in enumerate(("a_1", "a_2", "b_1", "other")):
+        draw_shapes(tmp_path / "photos" / f"{name}.bmp", seed)
+    (tmp_path / "photos" / "project.yaml").write_text(
+        "classes: [face]\ngrouping: {by: pattern, pattern: '{sequence}_{n}'}\n"
+    )
+    said = here("ingest", tmp_path / "photos", "-p", "parts")
+    told = "4 files in 3 groups, by pattern; 1 file is not covered by it\n"
+    assert told in said.out
+    assert f"  groups   {told}" in here("status").out
+
+
+def test_a_whole_file_of_which_nothing_is_left_out_is_not_named(place, here):
+    out = here("status", home=place.home).out
+    assert "in part" not in out
+    assert here("status", "--json", home=place.home).json["labelled_in_part"] == []
