@@ -157,7 +157,7 @@ def _check_files(path: Path, config: "ProjectConfig") -> None:
 
     folder = path if path.is_dir() else path.parent
     skip = [config.support] if config.support else []
-    files = {file.path for file in scan_folder(folder, settle_seconds=0, skip=skip)}
+    files = {file.path for file in scan_folder(folder, settle_seconds=0, skip=skip, links_out=True)}
     if path.is_dir() and not files:
         raise UserError(f"{path} holds no files to label: give a folder of images or one image")
     if path.is_file() and str(path.absolute()) not in files:
