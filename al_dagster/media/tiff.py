@@ -80,7 +80,9 @@ def read_page(file: BinaryIO, offset: int, max_pixels: int) -> TiffPage:
     elif layout.compression in LOSSLESS:
         picture = _interpreted(file, layout)
     else:
-        raise UnreadableFileError(f"is a TIFF file of compression {layout.compression}, which cannot be read")
+        raise UnreadableFileError(
+            f"is a TIFF file of compression {layout.compression}, which cannot be read: save it with deflate"
+        )
     return TiffPage(
         picture, _mode(layout), known_orientation(layout.tags.get(Tag.ORIENTATION)), _exif(file, layout.tags)
     )
