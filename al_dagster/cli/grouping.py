@@ -15,9 +15,9 @@ def describe_groups(counts: Mapping[str, Any]) -> str | None:
         return None
     told = []
     if counts["recordings"]:
-        share = "and share a split" if counts["recordings"] == 1 else "and each recording shares a split"
+        share = " and share a split" if counts["recordings"] == 1 else "; those of each share a split"
         told.append(
-            f"{_many(counts['in_recordings'], 'file')} look like {_many(counts['recordings'], 'recording')} {share}"
+            f"{_many(counts['in_recordings'], 'file')} look like {_many(counts['recordings'], 'recording')}{share}"
         )
     if counts["uncovered"]:
         are = "is" if counts["uncovered"] == 1 else "are"

@@ -92,15 +92,17 @@ def ingest(
         print_json(rows)
         return
     _show(project, path, rows)
-    if rows:
+    if rows or (before is not None and before.grouping != config.grouping):
         from al_dagster.registry.source_groups import grouped
 
         with open_registry(settings.database_url) as registry:
             groups = describe_groups(asdict(grouped(registry, project)))
         if groups:
             say(groups)
+    if rows:
         say(f"Look further:  al objects list --project {project}  or  al ui")
-    if labelled_before and before is not None and before != config:
+    # Another grouping holds for all files at once.
+    if labelled_before and before is not None and before != config.model_copy(update={"grouping": before.grouping}):
         say(f"{project} is configured anew; `al ingest --project {project} --again` labels its earlier files so too.")
 
 

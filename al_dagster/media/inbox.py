@@ -135,7 +135,7 @@ def leaves(path: str, inside: str) -> bool:
 
 
 def _status(path: str, inside: str | None) -> os.stat_result | None:
-    """The status of what would be read: a link's own if it leads nowhere or out of ``inside``; None if there is no file."""
+    """The status of what would be read: a link's own if it leads nowhere or out of ``inside``; None of no file."""
     try:
         own = os.lstat(path)
         if not stat.S_ISLNK(own.st_mode):

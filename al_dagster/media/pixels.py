@@ -146,7 +146,7 @@ def likely_range(values: NDArray[np.generic]) -> tuple[float, float]:
     if not known.size:
         raise UnreadableFileError("holds no numbers, only NaN and infinity")
     low, high = float(known.min()), float(known.max())
-    inner_low, inner_high = (float(value) for value in np.percentile(known, _INNER, method="nearest"))
+    inner_low, inner_high = (float(value) for value in np.percentile(np.asarray(known), _INNER, method="nearest"))
     if 0 < inner_high - inner_low < (high - low) * _NARROW:
         low, high = inner_low, inner_high
     if values.dtype.kind == "f" and low >= 0 and high <= 1:

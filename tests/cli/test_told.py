@@ -1,5 +1,7 @@
 """What `al ingest` and `al status` tell of files that are labelled only in part, and of files that belong together."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -77,3 +79,37 @@ def test_a_whole_file_of_which_nothing_is_left_out_is_not_named(place, here):
     out = here("status", home=place.home).out
     assert "in part" not in out
     assert here("status", "--json", home=place.home).json["labelled_in_part"] == []
+
+
+def test_images_are_listed_as_their_files_were_taken_with_their_pages(here, tmp_path, draw_shapes):
+    photos = tmp_path / "photos"
+    for seed in range(5):
+        draw_shapes(photos / f"{seed}.bmp", seed)
+    first, *others = [Pillow.open(photos / f"{seed}.bmp") for seed in (3, 4)]
+    first.save(photos / "2.tif", save_all=True, append_images=others)
+    (photos / "3.bmp").unlink()
+    (photos / "4.bmp").unlink()
+    here("ingest", photos, "-p", "scans", "-c", "face")
+    rows = here("images", "list", "-p", "scans", "--json").json
+    assert [(row["file_path"].rsplit("/")[-1], row["frame_idx"]) for row in rows] == [
+        ("0.bmp", 0),
+        ("1.bmp", 0),
+        ("2.bmp", 0),
+        ("2.tif", 0),
+        ("2.tif", 1),
+    ]
+    lines = here("images", "list", "-p", "scans").out.splitlines()
+    assert "page" in lines[2]
+    assert [line.split()[3] for line in lines if "2.tif" in line] == ["1", "2"]
+
+
+def test_another_grouping_holds_at_once_and_asks_for_no_labelling(film, here, tmp_path):
+    home, photos, _ = film
+    shutil.copytree(home, tmp_path / "home")
+    config = tmp_path / "project.yaml"
+    config.write_text("classes: [face]\ngrouping: {recordings: false}\n")
+    said = here("ingest", photos, "-p", "film", "--config", config, home=tmp_path / "home")
+    assert said.out.splitlines() == [
+        f"{photos}: nothing new; every file is labelled already",
+        "14 files in 14 groups, by content",
+    ]
