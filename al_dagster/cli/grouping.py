@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from al_dagster.cli.output import many
+
 
 def describe_groups(counts: Mapping[str, Any]) -> str | None:
     """The line that `al ingest` and `al status` show; None of a project without files.
@@ -17,13 +19,9 @@ def describe_groups(counts: Mapping[str, Any]) -> str | None:
     if counts["recordings"]:
         share = " and share a split" if counts["recordings"] == 1 else "; those of each share a split"
         told.append(
-            f"{_many(counts['in_recordings'], 'file')} look like {_many(counts['recordings'], 'recording')}{share}"
+            f"{many(counts['in_recordings'], 'file')} look like {many(counts['recordings'], 'recording')}{share}"
         )
     if counts["uncovered"]:
         are = "is" if counts["uncovered"] == 1 else "are"
-        told.append(f"{_many(counts['uncovered'], 'file')} {are} not covered by it")
-    return "; ".join([f"{_many(files, 'file')} in {_many(counts['groups'], 'group')}, by {counts['rule']}", *told])
-
-
-def _many(count: int, name: str) -> str:
-    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+        told.append(f"{many(counts['uncovered'], 'file')} {are} not covered by it")
+    return "; ".join([f"{many(files, 'file')} in {many(counts['groups'], 'group')}, by {counts['rule']}", *told])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from al_dagster.cli.grouping import describe_groups
-from al_dagster.cli.output import Json, print_json, print_table, progress_bars, say
+from al_dagster.cli.output import Json, many, print_json, print_table, progress_bars, say
 from al_dagster.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,12 +86,13 @@ def ingest(
                 _check_files(path, config)
         if again:
             keys = list_batches(registry, project)
+        quarantined = _quarantined(registry, project, path)
         labelled_before = len(list_batches(registry, project)) > len(keys)
     rows = [_label(key, f"batch {number} of {len(keys)}", as_json) for number, key in enumerate(keys, start=1)]
     if as_json:
         print_json(rows)
         return
-    _show(project, path, rows)
+    _show(project, path, rows, quarantined)
     if rows or (before is not None and before.grouping != config.grouping):
         from al_dagster.registry.source_groups import grouped
 
@@ -162,8 +163,18 @@ def _check_files(path: Path, config: "ProjectConfig") -> None:
     files = {file.path for file in scan_folder(folder, settle_seconds=0, skip=skip, links_out=True)}
     if path.is_dir() and not files:
         raise UserError(f"{path} holds no files to label: give a folder of images or one image")
-    if path.is_file() and str(path.absolute()) not in files:
-        raise UserError(f"{path} is not taken: hidden and unfinished files and project.yaml are no images to label")
+    if not path.is_dir() and str(path.absolute()) not in files:
+        raise UserError(
+            f"{path} is not taken: hidden and unfinished files, pipes and project.yaml are no images to label"
+        )
+
+
+def _quarantined(registry: "Registry", project: str, path: Path | None) -> int:
+    """How many files of a place, or of the whole project, are quarantined."""
+    from al_dagster.registry.sources import quarantined_files
+
+    files = [Path(file) for _, file, _ in quarantined_files(registry, project)]
+    return sum(path is None or file.is_relative_to(path.absolute()) for file in files)
 
 
 def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
@@ -191,18 +202,25 @@ def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
     }
 
 
-def _show(project: str, path: Path | None, rows: list[dict[str, Any]]) -> None:
+def _show(project: str, path: Path | None, rows: list[dict[str, Any]], quarantined: int) -> None:
     if not rows:
-        say(f"{path or project}: nothing new; every file is labelled already")
+        but = (
+            f" but {quarantined}, which {'is' if quarantined == 1 else 'are'} quarantined:  al status"
+            if quarantined
+            else ""
+        )
+        say(f"{path or project}: nothing new; every file is labelled already{but}")
         return
     if len(rows) > 1:
         columns = {"batch": "batch", "files": "files", "quarantined": "quarantined", "objects": "objects"}
         print_table("Labelled", rows, columns)
     total = {name: sum(row[name] for row in rows) for name in rows[0] if isinstance(rows[0][name], int)}
     parts = [
-        f"{project}: {total['objects']} objects in {total['files']} files",
-        *_some(total, {"quarantined": "files quarantined", "duplicates": "duplicates", "unknown": "proposals unknown"}),
-        *_some(total, {"images_reused": "images taken as they were labelled before"}),
+        f"{project}: {many(total['objects'], 'object')} in {many(total['files'], 'file')}",
+        *_some(total, "quarantined", "file", " quarantined"),
+        *_some(total, "duplicates", "duplicate"),
+        *_some(total, "unknown", "proposal", " unknown"),
+        *_some(total, "images_reused", "image", " taken as labelled before"),
     ]
     say("; ".join(parts))
     if total["images_failed"]:
@@ -228,5 +246,5 @@ def _counted(count: int, text: str, one: str, many: str) -> list[str]:
     return [text.format(f"{count} {one if count == 1 else many}")] if count else []
 
 
-def _some(total: dict[str, int], names: dict[str, str]) -> list[str]:
-    return [f"{total[key]} {name}" for key, name in names.items() if total[key]]
+def _some(total: dict[str, int], key: str, name: str, rest: str = "") -> list[str]:
+    return [many(total[key], name) + rest] if total[key] else []

@@ -1,5 +1,6 @@
 """What `al ingest` and `al status` tell of files that are labelled only in part, and of files that belong together."""
 
+import os
 import shutil
 
 import numpy as np
@@ -113,3 +114,27 @@ def test_another_grouping_holds_at_once_and_asks_for_no_labelling(film, here, tm
         f"{photos}: nothing new; every file is labelled already",
         "14 files in 14 groups, by content",
     ]
+
+
+def test_files_that_are_quarantined_are_not_called_labelled(place, here, tmp_path):
+    text = place.images / "text.jpg"
+    for path in (text, place.images):
+        said = here("ingest", path, "-p", "shapes", home=place.home)
+        assert (
+            said.out == f"{path}: nothing new; every file is labelled already but 1, which is quarantined:  al status\n"
+        )
+    picture = place.images / "0.bmp"
+    assert here("ingest", picture, "-p", "shapes", home=place.home).out.endswith("every file is labelled already\n")
+
+
+def test_a_pipe_is_not_called_labelled(here, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    said = here("ingest", tmp_path / "pipe.png", "-p", "x", "-c", "face")
+    assert (said.status, said.err.count("\n")) == (2, 1)
+    assert "is not taken: " in said.err
+
+
+def test_counts_of_one_are_singular(here, tmp_path):
+    (tmp_path / "a.jpg").write_text("no image")
+    said = here("ingest", tmp_path / "a.jpg", "-p", "x", "-c", "face")
+    assert said.out.startswith("x: 0 objects in 1 file; 1 file quarantined\n")
