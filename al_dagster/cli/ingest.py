@@ -156,11 +156,11 @@ def _check_models(config: "ProjectConfig", registry: "Registry") -> None:
 
 def _check_files(path: Path, config: "ProjectConfig") -> None:
     """Tell a place that holds nothing to label from one whose files are all labelled."""
+    from al_dagster.labelling.intake import no_input
     from al_dagster.media.inbox import scan_folder
 
     folder = path if path.is_dir() else path.parent
-    skip = [config.support] if config.support else []
-    files = {file.path for file in scan_folder(folder, settle_seconds=0, skip=skip, links_out=True)}
+    files = {file.path for file in scan_folder(folder, settle_seconds=0, skip=no_input(config), links_out=True)}
     if path.is_dir() and not files:
         raise UserError(f"{path} holds no files to label: give a folder of images or one image")
     if not path.is_dir() and str(path.absolute()) not in files:

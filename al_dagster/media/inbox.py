@@ -55,7 +55,7 @@ def scan_folder(
         folder: the project's folder.
         settle_seconds: how long a file must have stood unchanged.
         now: seconds since 1970; the present by default.
-        skip: more folders to leave out, such as the project's support folder where it has another name.
+        skip: more folders and files to leave out, such as the project's support folder where it has another name.
         links_out: whether a link to a file may lead out of the folder, as any link inside it; it then counts as its
             target.
     """
@@ -73,6 +73,7 @@ def scan_folder(
                 name.startswith(".")
                 or name.lower().endswith(_PARTIAL_SUFFIXES)
                 or (at == top and name in PROJECT_FILES)
+                or at / name in skipped
             ):
                 continue
             path = str(at / name)

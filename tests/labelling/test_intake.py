@@ -173,3 +173,10 @@ def test_a_link_out_of_a_folder_that_a_person_names_counts_as_its_target(registr
     (file,) = batch_manifest(registry, key)
     assert (file.size_bytes, file.mtime_ns) == (target.stat().st_size, target.stat().st_mtime_ns)
     assert take_folder(registry, links / "link.png", home.project(), batch_size=256) == [key]
+
+
+def test_the_table_of_groups_beside_the_pictures_is_no_input(registry, home):
+    folder = home.pictures(1)
+    (folder / "groups.csv").write_text("file,group\npicture_0.png,a\n")
+    project = home.project(grouping={"by": "column", "column": folder / "groups.csv"})
+    assert names(registry, take_folder(registry, folder, project, batch_size=256)) == [["picture_0.png"]]
