@@ -233,7 +233,7 @@ def _show(project: str, path: Path | None, rows: list[dict[str, Any]], quarantin
             f"and in no dataset, unless you say so:  al images list --project {project} --state unsure"
         )
     in_part = [
-        *_counted(total["animations"], "{} labelled by the first picture alone", "animation is", "animations are"),
+        *_counted(total["animations"], "{} labelled by the first picture alone", "file is", "files are"),
         *_counted(total["pages_left_out"], "{} could not be read", "page", "pages"),
     ]
     if in_part:

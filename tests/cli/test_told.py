@@ -37,9 +37,7 @@ def film(al, tmp_path_factory):
 
 def test_ingest_says_that_files_are_labelled_in_part(film):
     out = film[2].splitlines()
-    assert (
-        "1 animation is labelled by the first picture alone; 1 page could not be read; which files:  al status" in out
-    )
+    assert "1 file is labelled by the first picture alone; 1 page could not be read; which files:  al status" in out
 
 
 def test_ingest_says_which_files_look_like_a_recording(film):
