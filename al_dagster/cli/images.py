@@ -59,8 +59,12 @@ def list_(
     if as_json:
         print_json(rows)
         return
-    columns = {"frame_id": "image", "state": "state", "objects": "objects", "error": "why", "file_path": "file"}
-    print_table("Images", rows, columns, wide=["error", "file_path"])
+    columns = {"frame_id": "image", "state": "state", "objects": "objects", "page": "page", "error": "why"}
+    in_pages = {row["source_id"] for row in rows if row["frame_idx"]}
+    shown = [{**row, "page": row["frame_idx"] + 1 if row["source_id"] in in_pages else None} for row in rows]
+    if not in_pages:
+        del columns["page"]
+    print_table("Images", shown, {**columns, "file_path": "file"}, wide=["error", "file_path"])
     total = sum(counts.values()) if chosen is None else counts[chosen]
     say("; ".join(f"{count} {name}" for name, count in counts.items() if count) or "no images yet")
     if total > len(rows):

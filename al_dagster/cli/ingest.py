@@ -1,11 +1,13 @@
 """``al ingest``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from al_dagster.cli.output import Json, print_json, print_table, progress_bars, say
+from al_dagster.cli.grouping import describe_groups
+from al_dagster.cli.output import Json, many, print_json, print_table, progress_bars, say
 from al_dagster.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,13 +86,24 @@ def ingest(
                 _check_files(path, config)
         if again:
             keys = list_batches(registry, project)
+        quarantined = _quarantined(registry, project, path)
         labelled_before = len(list_batches(registry, project)) > len(keys)
     rows = [_label(key, f"batch {number} of {len(keys)}", as_json) for number, key in enumerate(keys, start=1)]
     if as_json:
         print_json(rows)
         return
-    _show(project, path, rows)
-    if labelled_before and before is not None and before != config:
+    _show(project, path, rows, quarantined)
+    if rows or (before is not None and before.grouping != config.grouping):
+        from al_dagster.registry.source_groups import grouped
+
+        with open_registry(settings.database_url) as registry:
+            groups = describe_groups(asdict(grouped(registry, project)))
+        if groups:
+            say(groups)
+    if rows:
+        say(f"Look further:  al objects list --project {project}  or  al ui")
+    # Another grouping holds for all files at once.
+    if labelled_before and before is not None and before != config.model_copy(update={"grouping": before.grouping}):
         say(f"{project} is configured anew; `al ingest --project {project} --again` labels its earlier files so too.")
 
 
@@ -143,15 +156,25 @@ def _check_models(config: "ProjectConfig", registry: "Registry") -> None:
 
 def _check_files(path: Path, config: "ProjectConfig") -> None:
     """Tell a place that holds nothing to label from one whose files are all labelled."""
+    from al_dagster.labelling.intake import no_input
     from al_dagster.media.inbox import scan_folder
 
     folder = path if path.is_dir() else path.parent
-    skip = [config.support] if config.support else []
-    files = {file.path for file in scan_folder(folder, settle_seconds=0, skip=skip)}
+    files = {file.path for file in scan_folder(folder, settle_seconds=0, skip=no_input(config), links_out=True)}
     if path.is_dir() and not files:
         raise UserError(f"{path} holds no files to label: give a folder of images or one image")
-    if path.is_file() and str(path.absolute()) not in files:
-        raise UserError(f"{path} is not taken: hidden and unfinished files and project.yaml are no images to label")
+    if not path.is_dir() and str(path.absolute()) not in files:
+        raise UserError(
+            f"{path} is not taken: hidden and unfinished files, pipes and project.yaml are no images to label"
+        )
+
+
+def _quarantined(registry: "Registry", project: str, path: Path | None) -> int:
+    """How many files of a place, or of the whole project, are quarantined."""
+    from al_dagster.registry.sources import quarantined_files
+
+    files = [Path(file) for _, file, _ in quarantined_files(registry, project)]
+    return sum(path is None or file.is_relative_to(path.absolute()) for file in files)
 
 
 def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
@@ -167,6 +190,8 @@ def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
         "files": sources["files"],
         "quarantined": sources["quarantined"],
         "duplicates": sources["duplicates"],
+        "animations": sources["animations"],
+        "pages_left_out": sources["pages_left_out"],
         "images_computed": detections["computed"],
         "images_reused": detections["reused"],
         "objects": objects["objects"],
@@ -177,18 +202,25 @@ def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
     }
 
 
-def _show(project: str, path: Path | None, rows: list[dict[str, Any]]) -> None:
+def _show(project: str, path: Path | None, rows: list[dict[str, Any]], quarantined: int) -> None:
     if not rows:
-        say(f"{path or project}: nothing new; every file is labelled already")
+        but = (
+            f" but {quarantined}, which {'is' if quarantined == 1 else 'are'} quarantined:  al status"
+            if quarantined
+            else ""
+        )
+        say(f"{path or project}: nothing new; every file is labelled already{but}")
         return
     if len(rows) > 1:
         columns = {"batch": "batch", "files": "files", "quarantined": "quarantined", "objects": "objects"}
         print_table("Labelled", rows, columns)
     total = {name: sum(row[name] for row in rows) for name in rows[0] if isinstance(rows[0][name], int)}
     parts = [
-        f"{project}: {total['objects']} objects in {total['files']} files",
-        *_some(total, {"quarantined": "files quarantined", "duplicates": "duplicates", "unknown": "proposals unknown"}),
-        *_some(total, {"images_reused": "images taken as they were labelled before"}),
+        f"{project}: {many(total['objects'], 'object')} in {many(total['files'], 'file')}",
+        *_some(total, "quarantined", "file", " quarantined"),
+        *_some(total, "duplicates", "duplicate"),
+        *_some(total, "unknown", "proposal", " unknown"),
+        *_some(total, "images_reused", "image", " taken as labelled before"),
     ]
     say("; ".join(parts))
     if total["images_failed"]:
@@ -200,10 +232,19 @@ def _show(project: str, path: Path | None, rows: list[dict[str, Any]]) -> None:
             f"{total['images_unsure']} images hold only proposals that are like no example: they are no background, "
             f"and in no dataset, unless you say so:  al images list --project {project} --state unsure"
         )
+    in_part = [
+        *_counted(total["animations"], "{} labelled by the first picture alone", "file is", "files are"),
+        *_counted(total["pages_left_out"], "{} could not be read", "page", "pages"),
+    ]
+    if in_part:
+        say(f"{'; '.join(in_part)}; which files:  al status")
     if total["quarantined"]:
         say("Why files were quarantined:  al status")
-    say(f"Look further:  al objects list --project {project}  or  al ui")
 
 
-def _some(total: dict[str, int], names: dict[str, str]) -> list[str]:
-    return [f"{total[key]} {name}" for key, name in names.items() if total[key]]
+def _counted(count: int, text: str, one: str, many: str) -> list[str]:
+    return [text.format(f"{count} {one if count == 1 else many}")] if count else []
+
+
+def _some(total: dict[str, int], key: str, name: str, rest: str = "") -> list[str]:
+    return [many(total[key], name) + rest] if total[key] else []

@@ -4,9 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
+from al_dagster.cli.grouping import describe_groups
 from al_dagster.cli.output import Json, print_facts, print_json, print_table, progress_bars, say
 
 SHOWN = 20
+
+_LISTS = ("projects", "unfinished", "quarantined", "labelled_in_part", "datasets")
 
 _STATES = {
     "objects": "with objects",
@@ -27,12 +30,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """Show what there is: projects, unfinished batches, quarantined files with reasons, datasets, the outbox."""
+    """Show what there is: projects, unfinished batches, files left out and why, datasets, the outbox.
+
+    A file that cannot be read is quarantined. Of an animation the first picture is labelled, and of a file of several
+    pages those that can be read.
+    """
     from al_dagster.cli.stores import has_registry, standing_registry
     from al_dagster.core.settings import load_settings
 
     settings = load_settings()
-    found: dict[str, Any] = {"projects": [], "unfinished": [], "quarantined": [], "datasets": []}
+    found: dict[str, Any] = {key: [] for key in _LISTS}
     found["outbox"] = dict.fromkeys(("pending", "synced", "failed"), 0)
     if has_registry(settings):
         from al_dagster.registry.batches import unfinished_batches
@@ -53,6 +60,7 @@ def _show(home: str, found: dict[str, Any]) -> None:
     for row in found["projects"]:
         facts = {
             "files": _counts(row, "files", "quarantined", "duplicates"),
+            "groups": describe_groups(row["grouping"]),
             "batches": _counts(row, "batches", "unfinished"),
             "images": ", ".join(f"{count} {_STATES[state]}" for state, count in row["images"].items() if count) or None,
             "objects": _counts(row, "objects", "validated", "stale", "conflicts"),
@@ -62,10 +70,11 @@ def _show(home: str, found: dict[str, Any]) -> None:
         say("")
         say("Unfinished batches; the `al ingest` that began them, or --again, goes on with them:")
         _list([f"  {key}" for key in found["unfinished"]])
-    if found["quarantined"]:
-        say("")
-        say("Quarantined files:")
-        _list([f"  {row['project']}  {row['file']!s}: {row['reason']}" for row in found["quarantined"]])
+    for key, title in (("quarantined", "Quarantined files"), ("labelled_in_part", "Files labelled only in part")):
+        if found[key]:
+            say("")
+            say(f"{title}:")
+            _list([f"  {row['project']}  {row['file']}: {row['reason']}" for row in found[key]])
     if found["datasets"]:
         say("")
         columns = {"dataset": "dataset", "version": "version", "project": "project", "objects": "objects"}

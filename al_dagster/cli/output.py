@@ -40,6 +40,11 @@ def warn(text: str) -> None:
     errors.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
 
 
+def many(count: int, name: str) -> str:
+    """A count with what is counted, as in "1 file" and "2 files"."""
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON; dates become ISO text, and what JSON does not know becomes text."""
     typer.echo(json.dumps(value, indent=2, default=_plain, ensure_ascii=False))

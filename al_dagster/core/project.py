@@ -1,7 +1,7 @@
 """A project's configuration: the ``project.yaml`` in its inbox folder, kept in the registry as JSON."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar, get_args
 
@@ -290,12 +290,20 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        for part in first["loc"][:-1]:
-            annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-            inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-            model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
-        return f"unknown key '{key}'; the keys are {', '.join(model.model_fields)}"
+        return f"unknown key '{key}'; the keys are {', '.join(_at(model, first['loc'][:-1]).model_fields)}"
+    if first["type"] == "model_type":
+        keys = ", ".join(_at(model, first["loc"]).model_fields)
+        return f"{key}: expected keys and values; the keys are {keys}"
     if first["type"] == "missing":
         return f"key '{key}' is missing"
     message: str = first["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
+
+
+def _at(model: type[BaseModel], place: Sequence[int | str]) -> type[BaseModel]:
+    """The model of the values at a place within those of another."""
+    for part in place:
+        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
+        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        model = next((kind for kind in inner if issubclass(kind, BaseModel)), model)
+    return model

@@ -46,7 +46,7 @@ def take_inbox(registry: Registry, inbox: Path, *, batch_size: int, settle_secon
         _claim(
             registry,
             config,
-            scan_folder(folder, settle_seconds=settle_seconds, skip=_support(config)),
+            scan_folder(folder, settle_seconds=settle_seconds, skip=no_input(config)),
             batch_size,
             "inbox",
         )
@@ -54,7 +54,7 @@ def take_inbox(registry: Registry, inbox: Path, *, batch_size: int, settle_secon
 
 
 def take_folder(registry: Registry, path: Path, project: ProjectConfig, *, batch_size: int) -> list[str]:
-    """Claim the files of a folder, or one file, read in place, for a project.
+    """Claim the files of a folder, or one file, read in place, for a project; links may lead out of the folder.
 
     Returns:
         Keys of the batches of this project that are not labelled yet: the new ones and any that were interrupted.
@@ -66,15 +66,16 @@ def take_folder(registry: Registry, path: Path, project: ProjectConfig, *, batch
         raise UserError(f"{path} does not exist: give a folder of images or one image")
     save_project(registry, project)
     folder = path if path.is_dir() else path.parent
-    files = scan_folder(folder, settle_seconds=0, skip=_support(project))
+    files = scan_folder(folder, settle_seconds=0, skip=no_input(project), links_out=True)
     if folder != path:
         files = [file for file in files if file.path == str(path.absolute())]
     _claim(registry, project, files, batch_size, "command")
     return unfinished_batches(registry, project_id=project.name, origin="command")
 
 
-def _support(project: ProjectConfig) -> list[Path]:
-    return [project.support] if project.support else []
+def no_input(project: ProjectConfig) -> list[Path]:
+    """What may lie among a project's files and is none of them: its examples and its table of groups."""
+    return [path for path in (project.support, project.grouping.column) if path]
 
 
 def _claim(

@@ -35,7 +35,12 @@ class FileStat:
 
 
 def scan_folder(
-    folder: Path, *, settle_seconds: float, now: float | None = None, skip: Collection[Path] = ()
+    folder: Path,
+    *,
+    settle_seconds: float,
+    now: float | None = None,
+    skip: Collection[Path] = (),
+    links_out: bool = False,
 ) -> list[FileStat]:
     """The files of a folder and its subfolders that are ready to be taken, sorted by path.
 
@@ -50,7 +55,9 @@ def scan_folder(
         folder: the project's folder.
         settle_seconds: how long a file must have stood unchanged.
         now: seconds since 1970; the present by default.
-        skip: more folders to leave out, such as the project's support folder where it has another name.
+        skip: more folders and files to leave out, such as the project's support folder where it has another name.
+        links_out: whether a link to a file may lead out of the folder, as any link inside it; it then counts as its
+            target.
     """
     top = folder.absolute()
     inside = os.path.realpath(top)
@@ -66,10 +73,11 @@ def scan_folder(
                 name.startswith(".")
                 or name.lower().endswith(_PARTIAL_SUFFIXES)
                 or (at == top and name in PROJECT_FILES)
+                or at / name in skipped
             ):
                 continue
             path = str(at / name)
-            status = _status(path, inside)
+            status = _status(path, None if links_out else inside)
             if status is None or not is_settled(status, settle_seconds=settle_seconds, now=moment):
                 continue
             if _is_utf8(path):
@@ -127,13 +135,13 @@ def leaves(path: str, inside: str) -> bool:
     return os.path.commonpath([real, inside]) != inside
 
 
-def _status(path: str, inside: str) -> os.stat_result | None:
-    """The status of what would be read, the link's own if it leads out or nowhere, None if there is nothing to read."""
+def _status(path: str, inside: str | None) -> os.stat_result | None:
+    """The status of what would be read: a link's own if it leads nowhere or out of ``inside``; None of no file."""
     try:
         own = os.lstat(path)
         if not stat.S_ISLNK(own.st_mode):
             return own if stat.S_ISREG(own.st_mode) else None
-        if leaves(path, inside):
+        if inside is not None and leaves(path, inside):
             return own
     except OSError:
         return None

@@ -20,6 +20,10 @@ _UPRIGHT = {
 }
 _DEPTHS = (8, 10, 12, 14, 16)
 """The depths that cameras store in 16 bits."""
+_INNER = (0.05, 99.95)
+"""Percentiles between which nearly all values of a picture lie."""
+_NARROW = 1 / 64
+"""Share of the whole range below which these leave four grey levels or fewer to the picture."""
 
 
 def require_size(width: int, height: int, max_pixels: int) -> None:
@@ -30,7 +34,7 @@ def require_size(width: int, height: int, max_pixels: int) -> None:
     """
     if width * height > max_pixels:
         raise UnreadableFileError(
-            f"decodes to {width * height / 1e6:.4g} megapixels; the limit is {max_pixels / 1e6:.4g} "
+            f"decodes to {_millions(width * height)} megapixels; the limit is {_millions(max_pixels)} "
             "(AL_MAX_IMAGE_PIXELS)"
         )
 
@@ -128,14 +132,24 @@ def likely_range(values: NDArray[np.generic]) -> tuple[float, float]:
     - unsigned, 8 bits: the whole range.
     - unsigned, 16 bits: the smallest of 8, 10, 12, 14 and 16 bits that holds them all, as cameras store them.
     - floating point between 0 and 1: 0 and 1.
-    - all others have no agreed range: their smallest and their greatest value.
+    - all others have no agreed range: their smallest and their greatest value. A few values far from all others, as
+      hot pixels and marks for "no data" are, do not count: they would leave a handful of grey levels to the rest.
+
+    Raises:
+        UnreadableFileError: none of them is a number.
     """
     if values.dtype == np.uint8:
         return 0, 255
     if values.dtype == np.uint16:
         needed = int(values.max(initial=0)).bit_length()
         return 0, 2 ** min(depth for depth in _DEPTHS if depth >= needed) - 1
-    low, high = extent(values)
+    known = _numbers(values)
+    if not known.size:
+        raise UnreadableFileError("holds no numbers, only NaN and infinity")
+    low, high = float(known.min()), float(known.max())
+    inner_low, inner_high = (float(value) for value in np.percentile(np.asarray(known), _INNER, method="nearest"))
+    if 0 < inner_high - inner_low < (high - low) * _NARROW:
+        low, high = inner_low, inner_high
     if values.dtype.kind == "f" and low >= 0 and high <= 1:
         return 0, 1
     return low, high
@@ -143,5 +157,13 @@ def likely_range(values: NDArray[np.generic]) -> tuple[float, float]:
 
 def extent(values: NDArray[np.generic]) -> tuple[float, float]:
     """The smallest and the greatest of the values that are numbers; 0 and 0 without any."""
-    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    known = _numbers(values)
     return (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+
+
+def _numbers(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    return values[np.isfinite(values)] if values.dtype.kind == "f" else values
+
+
+def _millions(pixels: int) -> str:
+    return f"{pixels / 1e6:.0f}" if pixels >= 10**9 else f"{pixels / 1e6:.4g}"

@@ -40,7 +40,7 @@ _PLAIN_SUFFIXES = {
     "WEBP": {".webp"},
 }
 _MP_ENTRIES = 0xB002
-_VIDEO = "video: not yet"
+_VIDEO = "is a video, which is not read: give its frames as images"
 _HEIC = "is a HEIC image, which cannot be read: convert it to JPEG or PNG"
 
 
@@ -308,7 +308,9 @@ def _open_picture(file: BinaryIO, prefix: bytes, suffix: str) -> PillowFile:
         raise UnreadableFileError(_VIDEO)
     if suffix in (".heic", ".heif"):
         raise UnreadableFileError(_HEIC)
-    raise UnreadableFileError("is not an image that can be read")
+    raise UnreadableFileError(
+        "is no image of a kind that is read: JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000, AVIF and PNM"
+    )
 
 
 def _count_pictures(picture: PillowFile) -> int:

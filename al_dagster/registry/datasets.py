@@ -143,6 +143,8 @@ def get_dataset(registry: Registry, dataset: str) -> DatasetRecord:
             if candidate.version == version:
                 return _record(candidate)
         known = [f"{row.name}@{row.version}" for row in session.scalars(select(Dataset).order_by(Dataset.name))]
+    if dataset in list_definitions(registry):
+        raise UserError(f"dataset {dataset!r} has no version yet: `al dataset build {dataset}` makes one")
     raise UserError(
         f"dataset {dataset!r} is not in the registry; known: "
         f"{', '.join(known) or 'none: build one with al dataset build'}"

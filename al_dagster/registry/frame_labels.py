@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, select, update
+from sqlalchemy import ColumnElement, Subquery, and_, case, func, literal, select, update
 from sqlalchemy.orm import Session
 
 from al_dagster.core.errors import UserError
@@ -124,7 +124,7 @@ def frames_of(registry: Registry, source_id: str) -> list[str]:
 def list_frames(
     registry: Registry, project_id: str, state: FrameState | None = None, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """The frames of a project, by source and place in it.
+    """The frames of a project, in the order in which their files were taken, and of their pages.
 
     Args:
         registry: the registry.
@@ -136,11 +136,12 @@ def list_frames(
         ``frame_id``, ``source_id``, ``frame_idx``, ``state`` (see `STATES`), ``objects`` (active ones), ``error`` of
         the last attempt and ``background_by``.
     """
-    query = _states(project_id)
+    files = _files(project_id)
+    query = _states(project_id, files)
     if state is not None:
         query = query.where(query.selected_columns.state == state)
     with registry.reader() as session:
-        rows = session.execute(query.order_by(Frame.source_id, Frame.frame_idx).limit(limit))
+        rows = session.execute(query.order_by(files.c.taken, Frame.frame_idx).limit(limit))
         return [dict(row) for row in rows.mappings()]
 
 
@@ -156,13 +157,13 @@ def unlabelled_frames(registry: Registry, project_id: str, frame_ids: Sequence[s
 
 def count_frames(registry: Registry, project_id: str) -> dict[FrameState, int]:
     """How many frames of a project are in each state."""
-    states = _states(project_id).subquery()
+    states = _states(project_id, _files(project_id)).subquery()
     with registry.reader() as session:
         found = dict(session.execute(select(states.c.state, func.count()).group_by(states.c.state)).tuples().all())
     return {state: found.get(state, 0) for state in STATES}
 
 
-def _states(project_id: str) -> Any:
+def _states(project_id: str, files: Subquery) -> Any:
     objects = (
         select(Object.frame_id, func.count().label("objects"))
         .where(Object.project_id == project_id, Object.state == "active")
@@ -184,8 +185,16 @@ def _states(project_id: str) -> Any:
         select(*columns, state.label("state"), count.label("objects"), FrameLabel.error, FrameLabel.background_by)
         .join(FrameLabel, mine, isouter=True)
         .join(objects, objects.c.frame_id == Frame.frame_id, isouter=True)
-        .where(Frame.source_id.in_(_sources(project_id)))
+        .join(files, files.c.source_id == Frame.source_id)
     )
+
+
+def _files(project_id: str) -> Subquery:
+    """The sources of a project, each with the number of the first of its files that was taken."""
+    mine = select(BatchFile.source_id, func.min(BatchFile.id).label("taken")).where(
+        BatchFile.project_id == project_id, BatchFile.source_id.is_not(None)
+    )
+    return mine.group_by(BatchFile.source_id).subquery()
 
 
 def _known(session: Session, project_id: str, frame_ids: Sequence[str]) -> set[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from al_dagster.core.errors import UserError
@@ -119,10 +119,26 @@ def quarantined_files(registry: Registry, project_id: str | None = None) -> list
         registry: the registry.
         project_id: only this project's.
     """
+    return _newest_files(registry, project_id, BatchFile.status == "quarantined")
+
+
+def partly_read_files(registry: Registry, project_id: str | None = None) -> list[tuple[str, str, str]]:
+    """Files of which something is left out, as (project, path, what): animations, and pages that cannot be read.
+
+    Args:
+        registry: the registry.
+        project_id: only this project's.
+    """
+    return _newest_files(registry, project_id, BatchFile.status == "ready", BatchFile.reason.is_not(None))
+
+
+def _newest_files(
+    registry: Registry, project_id: str | None, *conditions: ColumnElement[bool]
+) -> list[tuple[str, str, str]]:
     newest = select(func.max(BatchFile.id)).group_by(BatchFile.project_id, BatchFile.file_path)
     query = (
         select(BatchFile.project_id, BatchFile.file_path, func.coalesce(BatchFile.reason, ""))
-        .where(BatchFile.status == "quarantined", BatchFile.id.in_(newest))
+        .where(*conditions, BatchFile.id.in_(newest))
         .order_by(BatchFile.project_id, BatchFile.file_path)
     )
     if project_id is not None:

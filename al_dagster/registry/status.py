@@ -1,5 +1,6 @@
-"""What there is, for `al status`: projects, quarantined files, datasets, the outbox."""
+"""What there is, for `al status`: projects, files that were not read or not whole, datasets, the outbox."""
 
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import case, func, select
@@ -8,22 +9,22 @@ from al_dagster.registry.database import Registry
 from al_dagster.registry.datasets import list_datasets
 from al_dagster.registry.frame_labels import count_frames
 from al_dagster.registry.outbox import outbox_counts
-from al_dagster.registry.sources import quarantined_files
+from al_dagster.registry.source_groups import grouped
+from al_dagster.registry.sources import partly_read_files, quarantined_files
 from al_dagster.registry.tables import Batch, BatchFile, Conflict, Object, Project
 
 
 def read_status(registry: Registry) -> dict[str, Any]:
-    """Counts of each project, the quarantined files with their reasons, the datasets and the outbox.
+    """Counts of each project, the files of which all or something is left out and why, the datasets and the outbox.
 
     Returns:
-        ``projects``, ``quarantined`` and ``datasets`` as lists of rows, ``outbox`` as counts by status.
+        ``projects``, ``quarantined``, ``labelled_in_part`` and ``datasets`` as lists of rows, ``outbox`` as counts by
+        status.
     """
     return {
         "projects": _projects(registry),
-        "quarantined": [
-            {"project": project, "file": path, "reason": reason}
-            for project, path, reason in quarantined_files(registry)
-        ],
+        "quarantined": _with_reasons(quarantined_files(registry)),
+        "labelled_in_part": _with_reasons(partly_read_files(registry)),
         "datasets": [
             {
                 "dataset": record.name,
@@ -36,6 +37,10 @@ def read_status(registry: Registry) -> dict[str, Any]:
         ],
         "outbox": outbox_counts(registry),
     }
+
+
+def _with_reasons(files: list[tuple[str, str, str]]) -> list[dict[str, str]]:
+    return [{"project": project, "file": path, "reason": reason} for project, path, reason in files]
 
 
 def _projects(registry: Registry) -> list[dict[str, Any]]:
@@ -67,6 +72,7 @@ def _projects(registry: Registry) -> list[dict[str, Any]]:
             "files": by_file.get(name, none)[1],
             "quarantined": by_file.get(name, none)[2],
             "duplicates": by_file.get(name, none)[3],
+            "grouping": asdict(grouped(registry, name)),
             "images": count_frames(registry, name),
             "objects": by_object.get(name, none)[1],
             "validated": by_object.get(name, none)[2],

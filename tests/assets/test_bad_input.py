@@ -74,7 +74,7 @@ def write_bad_files(folder: Path, shapes: Callable[..., np.ndarray]) -> dict[str
         "truncated.jpg": "",
         "text.jpg": "",
         "bomb.png": "decodes to 400 megapixels; the limit is 200",
-        "film.mp4": "video: not yet",
+        "film.mp4": "is a video, which is not read: give its frames as images",
         "link.png": "links to a file outside the folder",
         "vanishes.png": "",
         "grows.png": "changed after it was taken into this batch",

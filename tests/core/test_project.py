@@ -107,6 +107,8 @@ def test_empty_and_repeated_classes_are_dropped_and_the_order_kept(given, kept):
         ("classes: [a]\ngrouping: {by: column}", "grouping: 'by: column' needs the key column too"),
         ("classes: [a]\ngrouping: {pattern: '{sequence}'}", "grouping: pattern is for 'by: pattern' alone, and it is"),
         ("classes: [a]\ngrouping: {by: folder, gap_seconds: 5}", "grouping: gap_seconds is for 'by: time' alone"),
+        ("classes: [a]\ngrouping: folder", "grouping: expected keys and values; the keys are by, pattern, gap_seconds"),
+        ("classes: [a]\nprompts: {a: [b]}", "prompts.a: expected keys and values; the keys are synonyms, negatives"),
         ("classes: [a]\ngrouping: {by: time, gap_seconds: 0}", "grouping.gap_seconds: Input should be greater than 0"),
         ("classes: [a]\ngrouping: {by: pattern, pattern: '{n}'}", "grouping.pattern: '{n}' must hold {sequence} once"),
         (

@@ -171,3 +171,13 @@ def test_sources_of_an_older_version_are_inspected_again(chain, add, shapes):
     chain.tables["sources"] = pa.Table.from_pylist(older, schema=chain.last("sources").schema)
     result = chain.sources()
     assert (result.computed, result.table.to_pylist()) == (1, rows)
+
+
+def test_a_link_out_of_a_folder_that_a_person_names_is_read(chain, home):
+    links = home.path / "links"
+    links.mkdir()
+    (links / "link.png").symlink_to(home.path / "images" / "picture_0.png")
+    chain.sources()
+    chain.tables.clear()
+    (chain.key,) = take_folder(chain.registry, links, chain.project, batch_size=256)[1:]
+    assert chain.sources().table["status"].to_pylist() == ["duplicate"]

@@ -162,3 +162,21 @@ def test_a_batch_of_a_command_that_was_interrupted_is_given_again(registry, home
     folder = home.pictures(1)
     first = take_folder(registry, folder, home.project(), batch_size=256)
     assert take_folder(registry, folder, home.project(), batch_size=256) == first
+
+
+def test_a_link_out_of_a_folder_that_a_person_names_counts_as_its_target(registry, home):
+    target = home.pictures(1) / "picture_0.png"
+    links = home.path / "links"
+    links.mkdir()
+    (links / "link.png").symlink_to(target)
+    (key,) = take_folder(registry, links, home.project(), batch_size=256)
+    (file,) = batch_manifest(registry, key)
+    assert (file.size_bytes, file.mtime_ns) == (target.stat().st_size, target.stat().st_mtime_ns)
+    assert take_folder(registry, links / "link.png", home.project(), batch_size=256) == [key]
+
+
+def test_the_table_of_groups_beside_the_pictures_is_no_input(registry, home):
+    folder = home.pictures(1)
+    (folder / "groups.csv").write_text("file,group\npicture_0.png,a\n")
+    project = home.project(grouping={"by": "column", "column": folder / "groups.csv"})
+    assert names(registry, take_folder(registry, folder, project, batch_size=256)) == [["picture_0.png"]]

@@ -53,7 +53,7 @@ def test_an_unreadable_file_gives_a_quarantined_row_with_its_reason_size_and_tim
     assert {key: value for key, value in row.items() if value is not None} == {
         "file_path": str(path),
         "status": "quarantined",
-        "reason": "is not an image that can be read",
+        "reason": "is no image of a kind that is read: JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000, AVIF and PNM",
         "size_bytes": 12,
         "mtime_ns": path.stat().st_mtime_ns,
     }

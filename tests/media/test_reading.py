@@ -21,6 +21,7 @@ from al_dagster.media import reading
 from al_dagster.media.reading import ImageFile, read_file, read_image
 
 LIMIT = 10_000_000
+NO_IMAGE = "is no image of a kind that is read: JPEG, PNG, TIFF, BMP, WebP, GIF, JPEG 2000, AVIF and PNM"
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -157,6 +158,32 @@ def test_floats_that_are_no_numbers_become_black(tmp_path):
     assert read_image(tmp_path / "a.tif", max_pixels=LIMIT)[..., 0].tolist() == [[0, 0], [0, 255]]
 
 
+@pytest.mark.parametrize("odd", [1e6, -9999, 3.4e38])
+def test_a_few_values_far_from_all_others_do_not_darken_a_picture(tmp_path, odd):
+    values = np.linspace(0, 1, 6400, dtype=np.float32).reshape(80, 80)
+    seen = np.rint(values * 255)
+    values[3, 5] = odd
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    read = read_image(tmp_path / "a.tif", max_pixels=LIMIT)[..., 0].astype(int)
+    assert read[3, 5] == (255 if odd > 0 else 0)
+    read[3, 5] = seen[3, 5]
+    assert np.abs(read - seen).max() <= 1
+
+
+def test_a_small_thing_on_an_even_ground_keeps_the_whole_range(tmp_path):
+    values = np.full((80, 80), -5, dtype=np.float32)
+    values[3, 5:7] = 100, 50
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert read_image(tmp_path / "a.tif", max_pixels=LIMIT)[3, 4:7, 0].tolist() == [0, 255, 134]
+
+
+def test_a_picture_without_a_number_is_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), np.nan, dtype=np.float32)).save(tmp_path / "a.tif")
+    assert reason(tmp_path / "a.tif") == "holds no numbers, only NaN and infinity"
+    (tmp_path / "a.pfm").write_bytes(b"Pf 2 2 -1\n" + np.full(4, np.inf, dtype="<f4").tobytes())
+    assert reason(tmp_path / "a.pfm") == "holds no numbers, only NaN and infinity"
+
+
 def test_a_picture_of_one_float_value_becomes_black(tmp_path):
     Image.fromarray(np.full((4, 4), 7, dtype=np.float32)).save(tmp_path / "a.tif")
     assert not read_image(tmp_path / "a.tif", max_pixels=LIMIT).any()
@@ -244,7 +271,7 @@ def test_a_truncated_jpeg_says_that_it_is_truncated(photo):
 @pytest.mark.parametrize("name", ["a.jpg", "notes.txt", "a.json", "no-extension"])
 def test_text_is_no_image_whatever_its_name(tmp_path, name):
     (tmp_path / name).write_text('{"hello": "world, this is plain text"}')
-    assert reason(tmp_path / name) == "is not an image that can be read"
+    assert reason(tmp_path / name) == NO_IMAGE
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
@@ -271,7 +298,7 @@ def test_the_limit_is_the_callers_and_not_pillows(photo, draw, monkeypatch):
 @pytest.mark.parametrize("name", ["a.mp4", "a.MOV", "a.avi", "a.mkv", "a.webm"])
 def test_a_video_by_its_name(tmp_path, name):
     (tmp_path / name).write_bytes(b"something in between")
-    assert reason(tmp_path / name) == "video: not yet"
+    assert reason(tmp_path / name) == "is a video, which is not read: give its frames as images"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +307,7 @@ def test_a_video_by_its_name(tmp_path, name):
 )
 def test_a_video_by_its_content(tmp_path, start):
     (tmp_path / "a.jpg").write_bytes(start + bytes(100))
-    assert reason(tmp_path / "a.jpg") == "video: not yet"
+    assert reason(tmp_path / "a.jpg") == "is a video, which is not read: give its frames as images"
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.heic", b"anything"), ("a.jpg", b"\0\0\0\x18ftypheic")])

@@ -179,6 +179,12 @@ def test_a_definition_is_kept_by_name_and_replaced_by_the_next(registry):
     assert list(list_definitions(registry)) == ["faces", "parts"]
 
 
+def test_a_defined_dataset_without_a_version_says_how_to_build_one(registry):
+    save_definition(registry, "parts", {"project": "parts"})
+    with pytest.raises(UserError, match=r"^dataset 'parts' has no version yet: `al dataset build parts` makes one$"):
+        get_dataset(registry, "parts")
+
+
 def test_an_unknown_definition_is_an_error_that_lists_the_known_ones(registry):
     with pytest.raises(UserError, match="al dataset create"):
         get_definition(registry, "parts")
