@@ -69,6 +69,7 @@ def ingest(
     if path is not None and not path.exists():
         raise UserError(f"{path} does not exist: give a folder of images or one image")
     settings = load_settings()
+    turned_away = 0
     with open_registry(settings.database_url) as registry:
         before = next((config for config in list_projects(registry) if config.name == project), None)
         given = {"classes": classes, "profile": profile, "support": support and support.absolute()}
@@ -82,6 +83,7 @@ def ingest(
             keys = take_folder(registry, path, config, batch_size=settings.batch_size)
             if not keys:
                 _check_files(path, config)
+                turned_away = _turned_away(path, registry, project)
         if again:
             keys = list_batches(registry, project)
         labelled_before = len(list_batches(registry, project)) > len(keys)
@@ -89,7 +91,7 @@ def ingest(
     if as_json:
         print_json(rows)
         return
-    _show(project, path, rows)
+    _show(project, path, rows, turned_away)
     if labelled_before and before is not None and before != config:
         say(f"{project} is configured anew; `al ingest --project {project} --again` labels its earlier files so too.")
 
@@ -177,7 +179,19 @@ def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
     }
 
 
-def _show(project: str, path: Path | None, rows: list[dict[str, Any]]) -> None:
+def _turned_away(path: Path, registry: "Registry", project: str) -> int:
+    """How many files of a place are quarantined."""
+    from al_dagster.registry.sources import quarantined_files
+
+    place = path.absolute()
+    return sum(Path(file).is_relative_to(place) for _, file, _ in quarantined_files(registry, project))
+
+
+def _show(project: str, path: Path | None, rows: list[dict[str, Any]], turned_away: int) -> None:
+    if not rows and turned_away:
+        say(f"{path}: nothing new; {turned_away} files are quarantined and every other one is labelled already")
+        say(f"Why:  al status; `al ingest --project {project} --again` tries them again.")
+        return
     if not rows:
         say(f"{path or project}: nothing new; every file is labelled already")
         return
@@ -194,7 +208,7 @@ def _show(project: str, path: Path | None, rows: list[dict[str, Any]]) -> None:
     if total["images_failed"]:
         reasons = "; ".join(row["failures"] for row in rows if row["failures"])
         say(f"{total['images_failed']} images could not be labelled: {reasons}")
-        say("They are in no dataset; the same command tries them again.")
+        say("Those labelled before keep their labels, the others are in no dataset; the same command tries them again.")
     if total["images_unsure"]:
         say(
             f"{total['images_unsure']} images hold only proposals that are like no example: they are no background, "

@@ -140,7 +140,7 @@ def register(
         ],
         schema=OBJECTS,
     )
-    unknown = sum(row["category"] == UNKNOWN for row in rows)
+    unknown = sum(row["category"] == UNKNOWN for row in rows if row["frame_id"] in ready)
     by_category = Counter(category.values())
     return StageResult(
         table,

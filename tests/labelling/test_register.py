@@ -96,6 +96,7 @@ def test_a_picture_that_cannot_be_read_for_a_moment_is_told_and_labelled_the_nex
     for step in steps[lost + 1 :]:
         result = getattr(chain, step)()
     chain.finish()
+    assert result.figures["unknown"] == 0
     assert (result.figures["frames_failed"], result.figures["failures"]) == (1, "1 has vanished")
     assert {row["error"] for row in list_frames(chain.registry, "shapes", "failed")} == {"has vanished"}
     verdict = frames_labelled(chain.registry, "shapes", chain.last("frames"))
