@@ -14,7 +14,7 @@ from al_dagster.core.project import ProjectConfig
 from al_dagster.core.settings import Settings
 from al_dagster.lineage import trace, trained_on
 from al_dagster.media.inspection import inspect_file
-from al_dagster.registry.batches import FileEntry, claim_files, mark_labelled
+from al_dagster.registry.batches import FileEntry, claim_files, record_run
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.datasets import freeze_dataset, save_definition
 from al_dagster.registry.labelling import LabelledObject, register_batch
@@ -73,7 +73,7 @@ def _registered(settings: Settings, folder: Path) -> tuple[list[str], list[str],
         register_batch(
             registry, project_id="parts", batch_key=batch, run_id="run-label", frame_ids=frame_ids, objects=objects
         )
-        mark_labelled(registry, batch, run_id="run-label", parameters={"models": {"detector": "detector@1"}})
+        record_run(registry, batch, run_id="run-label", parameters={"models": {"detector": "detector@1"}})
         ids = [item.object_id for item in objects]
         validate_objects(registry, ids[:1], "ada")
         save_definition(registry, "parts", DEFINITION)

@@ -32,16 +32,27 @@ BATCH: dict[str, Any] = {
 """Arguments of every asset that is partitioned by batch."""
 
 
-def each_batch(context: dg.AssetExecutionContext, stage: "Callable[[str], StageResult]") -> NewTables:
+def each_batch(
+    context: dg.AssetExecutionContext,
+    stage: "Callable[[str], StageResult]",
+    stored: Callable[[str], None] = lambda key: None,
+) -> NewTables:
     """Run a stage for each partition of the run, one after the other, and report figures, picture and data version.
 
     The data version is of the content. A run over a range has one for all its partitions, since Dagster takes one an
     asset and run; ``content_version`` in the metadata is each partition's own.
+
+    Args:
+        context: of the run.
+        stage: makes the table of a partition.
+        stored: called with each partition whose table is in the lake.
     """
-    return NewTables(_each(context, stage))
+    return NewTables(_each(context, stage, stored))
 
 
-def _each(context: dg.AssetExecutionContext, stage: "Callable[[str], StageResult]") -> "Iterator[tuple[str, pa.Table]]":
+def _each(
+    context: dg.AssetExecutionContext, stage: "Callable[[str], StageResult]", stored: Callable[[str], None]
+) -> "Iterator[tuple[str, pa.Table]]":
     versions = []
     for key in context.partition_keys:
         started = time.perf_counter()
@@ -62,6 +73,8 @@ def _each(context: dg.AssetExecutionContext, stage: "Callable[[str], StageResult
             partition_key=key,
         )
         yield key, result.table
+        # The lake asks for the next table when it has written this one.
+        stored(key)
     combined = versions[0] if len(versions) == 1 else hashlib.sha256("".join(versions).encode()).hexdigest()[:32]
     context.set_data_version(context.asset_key, dg.DataVersion(combined))
 

@@ -55,9 +55,10 @@ def vector_index(
 ) -> NewTables:
     """The outbox rows of the batch, pushed to the vector store; one process writes to it at a time."""
     from al_dagster.labelling.index import index_vectors
+    from al_dagster.registry.batches import mark_labelled
 
     def stage(key: str) -> "StageResult":
         objects[key]  # without it there is nothing to index yet, which is no empty index
         return index_vectors(registry.open(), vectors.store, key)
 
-    return each_batch(context, stage)
+    return each_batch(context, stage, lambda key: mark_labelled(registry.open(), key))

@@ -84,7 +84,7 @@ def background(
     Datasets take them as background, also where the models were unsure or could not label them.
     """
     from al_dagster.core.settings import load_settings
-    from al_dagster.registry.frame_labels import mark_background, unmark_background
+    from al_dagster.registry.frame_labels import list_frames, mark_background, unmark_background
 
     person = named(by)
     with standing_registry(load_settings()) as registry:
@@ -92,13 +92,17 @@ def background(
         frame_ids = [frame_id for image in images for frame_id in _frames(registry, project, image)]
         if undo:
             unmark_background(registry, project, frame_ids)
+            waiting = {row["frame_id"] for row in list_frames(registry, project, "waiting")}.intersection(frame_ids)
         else:
+            waiting = set()
             mark_background(registry, project, frame_ids, person)
     told: dict[str, Any] = {"no longer background" if undo else "background": frame_ids}
     if as_json:
         print_json(told)
     else:
         say("; ".join(f"{what}: {', '.join(ids)}" for what, ids in told.items()))
+        if waiting:
+            say(f"not labelled yet: {len(waiting)}; `al ingest --project {project} --again` does it")
 
 
 def _frames(registry: "Registry", project: str, image: str) -> list[str]:

@@ -210,6 +210,8 @@ def _show(project: str, path: Path | None, rows: list[dict[str, Any]], quarantin
             else ""
         )
         say(f"{path or project}: nothing new; every file is labelled already{but}")
+        if quarantined:
+            say(f"`al ingest --project {project} --again` tries quarantined files again.")
         return
     if len(rows) > 1:
         columns = {"batch": "batch", "files": "files", "quarantined": "quarantined", "objects": "objects"}
@@ -226,7 +228,7 @@ def _show(project: str, path: Path | None, rows: list[dict[str, Any]], quarantin
     if total["images_failed"]:
         reasons = "; ".join(row["failures"] for row in rows if row["failures"])
         say(f"{total['images_failed']} images could not be labelled: {reasons}")
-        say("They are in no dataset; the same command tries them again.")
+        say("Those labelled before keep their labels, the others are in no dataset; the same command tries them again.")
     if total["images_unsure"]:
         say(
             f"{total['images_unsure']} images hold only proposals that are like no example: they are no background, "

@@ -12,7 +12,7 @@ from al_dagster.core.schemas import OBJECTS
 from al_dagster.labelling.embed import know_version
 from al_dagster.labelling.labels import classes_by_example, final_label
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, computed_units, failed_frames
-from al_dagster.registry.batches import mark_labelled
+from al_dagster.registry.batches import record_run
 from al_dagster.registry.database import Registry
 from al_dagster.registry.frame_labels import FrameOutcome, record_frames
 from al_dagster.registry.labelling import LabelledObject, register_batch
@@ -110,8 +110,11 @@ def register(
     registration = register_batch(
         registry, project_id=project.name, batch_key=batch_key, run_id=run_id, frame_ids=labelled, objects=objects
     )
+    registered = {detection_id for detection_id, _, _ in registration.outcomes}
+    left_out = {item.frame_id for item in objects if item.object_id not in registered}
+    outcomes |= dict.fromkeys(left_out, FrameOutcome(is_left_out=True))
     record_frames(registry, project.name, batch_key, outcomes, project.classes)
-    mark_labelled(
+    record_run(
         registry,
         batch_key,
         run_id=run_id,
@@ -123,7 +126,6 @@ def register(
                 "embedder": f"{models.embedder.model_id}@{models.embedder.revision}",
             },
         },
-        finished=len(labelled) == len(outcomes),
     )
     category = {item.object_id: item.category for item in objects}
     table = pa.Table.from_pylist(
@@ -138,7 +140,7 @@ def register(
         ],
         schema=OBJECTS,
     )
-    unknown = sum(row["category"] == UNKNOWN for row in rows)
+    unknown = sum(row["category"] == UNKNOWN for row in rows if row["frame_id"] in ready)
     named = {item.frame_id for item in objects}
     by_category = Counter(category.values())
     return StageResult(

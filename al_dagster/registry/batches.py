@@ -12,7 +12,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.core.ids import batch_key
 from al_dagster.registry.base import UtcNow, bulk_insert, chunked
 from al_dagster.registry.database import Registry
-from al_dagster.registry.tables import Batch, BatchFile
+from al_dagster.registry.tables import Batch, BatchFile, FrameLabel
 
 Origin = Literal["inbox", "command"]
 
@@ -85,7 +85,7 @@ def list_batches(registry: Registry, project_id: str | None = None) -> list[str]
 
 
 def unfinished_batches(registry: Registry, *, project_id: str | None = None, origin: Origin | None = None) -> list[str]:
-    """The keys of the batches of which some frame was never labelled, oldest first."""
+    """The keys of the batches that no run has brought to its end with every frame labelled, oldest first."""
     unfinished = (
         select(BatchFile.batch_key)
         .join(Batch)
@@ -101,23 +101,33 @@ def unfinished_batches(registry: Registry, *, project_id: str | None = None, ori
         return list(session.scalars(unfinished))
 
 
-def mark_labelled(
-    registry: Registry, batch_key: str, *, run_id: str, parameters: Mapping[str, Any], finished: bool = True
-) -> None:
-    """Note that the objects of a batch are registered.
+def record_run(registry: Registry, batch_key: str, *, run_id: str, parameters: Mapping[str, Any]) -> None:
+    """Note which run registered the objects of a batch, and how.
 
     Args:
         registry: the registry.
         batch_key: the batch.
         run_id: the Dagster run that registered them.
         parameters: the project's configuration and the models as they were.
-        finished: whether all its frames are labelled; a batch that never was finished is asked for again.
     """
     values: dict[str, Any] = {"run_id": run_id, "parameters": dict(parameters)}
-    if finished:
-        values["labelled_at"] = UtcNow()
     with registry.session() as session:
         session.execute(update(Batch).where(Batch.batch_key == batch_key).values(values))
+
+
+def mark_labelled(registry: Registry, batch_key: str) -> None:
+    """Note that every stage has done a batch, unless some frame of it could not be labelled the last time.
+
+    A batch that never was finished is asked for again, so that this comes last, when all else is stored.
+
+    Args:
+        registry: the registry.
+        batch_key: the batch.
+    """
+    failed = select(FrameLabel.frame_id).where(FrameLabel.batch_key == batch_key, FrameLabel.error.is_not(None))
+    with registry.session() as session:
+        finished = (Batch.batch_key == batch_key, ~failed.exists())
+        session.execute(update(Batch).where(*finished).values(labelled_at=UtcNow()))
 
 
 def _claimed(session: Session, project_id: str, files: Sequence[FileEntry]) -> set[FileEntry]:

@@ -25,10 +25,12 @@ class FrameOutcome:
 
     Attributes:
         is_unsure: something was proposed in it that is "Unknown".
+        is_left_out: something was found in it, and not registered, since a person called it background.
         error: why it could not be labelled; None if it was.
     """
 
     is_unsure: bool = False
+    is_left_out: bool = False
     error: str | None = None
 
 
@@ -64,7 +66,10 @@ def record_frames(
         for outcome, frame_ids in groups.items():
             values: dict[str, Any] = {"batch_key": batch_key, "error": outcome.error}
             if outcome.error is None:
-                values |= {"labelled_at": now, "is_unsure": outcome.is_unsure, "classes": classes and list(classes)}
+                # Of what was left out nothing is known once the mark is taken back: it is not labelled then.
+                labelled_at = None if outcome.is_left_out else now
+                values |= {"labelled_at": labelled_at, "is_unsure": outcome.is_unsure}
+                values["classes"] = classes and list(classes)
             for chunk in chunked(frame_ids):
                 mine = (FrameLabel.project_id == project_id, FrameLabel.frame_id.in_(chunk))
                 session.execute(update(FrameLabel).where(*mine).values(**values))
@@ -94,6 +99,8 @@ def mark_background(registry: Registry, project_id: str, frame_ids: Sequence[str
 
 def unmark_background(registry: Registry, project_id: str, frame_ids: Sequence[str]) -> None:
     """Take back that frames are background; what labelling found of them holds again.
+
+    Where it found objects while they were marked, these were not registered, and the frames wait to be labelled again.
 
     Raises:
         UserError: a frame is not the project's.

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from al_dagster.registry.base import chunked
 from al_dagster.registry.database import Registry
-from al_dagster.registry.tables import BatchFile
+from al_dagster.registry.tables import Batch, BatchFile
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def seen_files(
     Args:
         registry: the registry.
         source_ids: the sources.
-        project_id: whose paths come first; the others follow. Of either, those seen last come first.
+        project_id: whose paths come first; the others follow. Of either, those seen last come first. Paths that another
+            source was seen at since come last of all.
 
     Returns:
         For each source that was seen anywhere, at least one file; no path twice.
@@ -44,10 +46,29 @@ def seen_files(
         for chunk in chunked(list(dict.fromkeys(source_ids))):
             query = select(*columns).where(BatchFile.source_id.in_(chunk)).order_by(BatchFile.id.desc())
             rows = session.execute(query).all()
-            for row in sorted(rows, key=lambda row: row.project_id != project_id):
+            newest = _newest(session, [row.file_path for row in rows])
+            for row in sorted(
+                rows, key=lambda row: (newest[row.file_path] != row.source_id, row.project_id != project_id)
+            ):
                 file = SeenFile(row.file_path, row.size_bytes, row.mtime_ns)
                 found.setdefault(str(row.source_id), {}).setdefault(row.file_path, file)
     return {source_id: list(files.values()) for source_id, files in found.items()}
+
+
+def _newest(session: Session, file_paths: Sequence[str]) -> dict[str, str]:
+    """The source that was seen last at each path, by whatever project."""
+    found: dict[str, str] = {}
+    for chunk in chunked(list(dict.fromkeys(file_paths))):
+        # The index has the project before the path.
+        at = (
+            BatchFile.project_id.in_(select(Batch.project_id)),
+            BatchFile.file_path.in_(chunk),
+            BatchFile.source_id.is_not(None),
+        )
+        last = select(func.max(BatchFile.id)).where(*at).group_by(BatchFile.file_path)
+        rows = session.execute(select(BatchFile.file_path, BatchFile.source_id).where(BatchFile.id.in_(last)))
+        found.update((path, str(source)) for path, source in rows)
+    return found
 
 
 def newest_path(registry: Registry, source_id: str, project_id: str | None) -> str | None:

@@ -68,7 +68,7 @@ def search_vectors(
     """
     get_version(registry, store.version_id)
     wanted = _as_vector(vector, store)
-    conditions = _conditions(category, project, min_confidence)
+    conditions = _conditions(store.version_id, category, project, min_confidence)
     return _search(registry, store, wanted, top_k, conditions)
 
 
@@ -97,7 +97,7 @@ def search_object(
             "and search again"
         )
     wanted = _as_vector(_vector_of(registry, store, object_id), store)
-    conditions = [*_conditions(category, project, min_confidence), Object.object_id != object_id]
+    conditions = [*_conditions(store.version_id, category, project, min_confidence), Object.object_id != object_id]
     return _search(registry, store, wanted, top_k, conditions)
 
 
@@ -170,9 +170,7 @@ def _as_vector(vector: NDArray[np.floating] | Sequence[float], store: VectorStor
 
 
 def _vector_of(registry: Registry, store: VectorStore, object_id: str) -> NDArray[np.float32]:
-    stored = store.get([object_id])
-    if object_id in stored:
-        return stored[object_id]
+    """The newest vector of an object, which the store may not have yet."""
     newest = (
         select(EmbeddingOutbox.embedding)
         .where(EmbeddingOutbox.object_id == object_id, EmbeddingOutbox.version_id == store.version_id)
@@ -190,9 +188,21 @@ def _vector_of(registry: Registry, store: VectorStore, object_id: str) -> NDArra
     return np.frombuffer(blob, dtype="<f4")
 
 
-def _conditions(category: str | None, project: str | None, min_confidence: float | None) -> list[ColumnElement[bool]]:
-    # The index may still hold the vector of what an object's box showed before a person moved it.
-    conditions = [Object.state == "active", Object.is_stale.is_(False)]
+def _conditions(
+    version_id: str, category: str | None, project: str | None, min_confidence: float | None
+) -> list[ColumnElement[bool]]:
+    # The index may still hold the vector of what an object's box showed before, or of an older model.
+    newer = select(EmbeddingOutbox.id).where(
+        EmbeddingOutbox.object_id == Object.object_id,
+        EmbeddingOutbox.version_id == version_id,
+        EmbeddingOutbox.status != "synced",
+    )
+    conditions = [
+        Object.state == "active",
+        Object.is_stale.is_(False),
+        Object.embedding_version == version_id,
+        ~newer.exists(),
+    ]
     if category is not None:
         conditions.append(Category.name == category)
     if project is not None:

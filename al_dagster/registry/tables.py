@@ -320,7 +320,7 @@ class Batch(Base):
     """A batch of files that are labelled together; its key is the Dagster partition.
 
     ``parameters`` and ``run_id`` are of the last run that registered its objects, ``labelled_at`` of the last that
-    labelled all its frames.
+    labelled all its frames and came to its end.
     """
 
     __tablename__ = "batches"

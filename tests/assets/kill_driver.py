@@ -91,7 +91,7 @@ def arm(place: str, call: int) -> None:
     elif place == "objects not committed":
         labelling.queue_upserts = on_call(call, False, labelling.queue_upserts)
     elif place == "objects committed":
-        register.mark_labelled = on_call(call, True, ledger.mark_labelled)
+        register.record_run = on_call(call, True, ledger.record_run)
     elif place == "vectors not written":
         ChromaStore.upsert = on_call(call, True, ChromaStore.upsert)  # type: ignore[method-assign]
     elif place == "vectors written":

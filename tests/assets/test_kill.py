@@ -13,6 +13,7 @@ from sqlalchemy import text
 from al_dagster.core.lake import Lake
 from al_dagster.core.settings import Settings
 from al_dagster.labelling.intake import take_folder
+from al_dagster.registry.batches import unfinished_batches
 from al_dagster.registry.database import open_registry
 from al_dagster.resources.instance import open_instance
 from al_dagster.vectors.chroma import ChromaStore
@@ -120,6 +121,8 @@ def test_killed_and_run_again_a_batch_ends_as_if_undisturbed(kill, command, clai
     home, key = claimed
     own = shutil.copytree(home, tmp_path / "home")
     assert command("run", own, key, kill) == KILLED
+    with open_registry(Settings(home=own).database_url) as registry:
+        assert unfinished_batches(registry) == [key]
     assert command("run", own, key) == 0
     assert state_of(own, key) == undisturbed
 

@@ -17,7 +17,7 @@ from al_dagster.core.rle import encode
 from al_dagster.datasets.build import BuiltDataset, build_dataset
 from al_dagster.datasets.definition import DatasetDefinition
 from al_dagster.media.inspection import inspect_file
-from al_dagster.registry.batches import FileEntry, claim_files, mark_labelled
+from al_dagster.registry.batches import FileEntry, claim_files, mark_labelled, record_run
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.frame_labels import FrameOutcome, mark_background, record_frames
 from al_dagster.registry.labelling import LabelledObject, register_batch
@@ -125,7 +125,8 @@ class Lab:
                 objects=objects,
             )
             record_frames(self.registry, project, batch, dict.fromkeys(frames.values(), FrameOutcome()))
-            mark_labelled(self.registry, batch, run_id="run", parameters={})
+            record_run(self.registry, batch, run_id="run", parameters={})
+            mark_labelled(self.registry, batch)
         return {Path(row["file_path"]): row["source_id"] for row in ready}
 
     def fill(self, count: int, start: int = 0) -> dict[Path, str]:

@@ -20,7 +20,7 @@ from al_dagster.labelling.register import register
 from al_dagster.labelling.segment import segment
 from al_dagster.labelling.stage import StageResult
 from al_dagster.media.loader import ImageLoader
-from al_dagster.registry.batches import batch_manifest
+from al_dagster.registry.batches import batch_manifest, mark_labelled
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.masks import MaskStore
 from al_dagster.vision.profiles import Models
@@ -121,6 +121,10 @@ class Chain:
             **{stage: self.last(stage) for stage in stages},
         )
         return self._keep("objects", result)
+
+    def finish(self) -> None:
+        """What the last stage does once its table is stored."""
+        mark_labelled(self.registry, self.key)
 
     def up_to(self, stage: str) -> StageResult:
         """Run all stages up to this one; its result."""

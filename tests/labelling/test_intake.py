@@ -48,7 +48,7 @@ def test_a_file_is_taken_once_and_its_batch_stays_unfinished_until_it_is_labelle
     fill_inbox()
     first = take(registry, home)
     assert take(registry, home).unfinished == first.unfinished
-    mark_labelled(registry, first.unfinished[0], run_id="run", parameters={})
+    mark_labelled(registry, first.unfinished[0])
     assert take(registry, home).unfinished == []
     fill_inbox(count=1, first=5)
     (key,) = take(registry, home).unfinished

@@ -9,7 +9,7 @@ from al_dagster.core.project import UNKNOWN
 from al_dagster.core.schemas import CLASSIFICATIONS
 from al_dagster.labelling.quality import frames_labelled
 from al_dagster.registry.batches import unfinished_batches
-from al_dagster.registry.frame_labels import count_frames, list_frames, mark_background
+from al_dagster.registry.frame_labels import count_frames, list_frames, mark_background, unmark_background
 from al_dagster.registry.objects import get_object, list_objects
 from al_dagster.registry.outbox import outbox_counts
 from al_dagster.registry.review import delete_object, edit_object, validate_objects
@@ -35,10 +35,10 @@ def test_the_objects_of_a_batch_stand_in_the_registry_with_all_that_made_them(ch
     assert outbox_counts(chain.registry)["pending"] == 4
 
 
-def test_the_batch_is_finished_once_its_objects_are_registered(chain):
-    chain.up_to("classifications")
+def test_the_batch_is_not_finished_by_its_objects_alone(chain):
+    chain.up_to("objects")
     assert unfinished_batches(chain.registry) == [chain.key]
-    chain.objects()
+    chain.finish()
     assert unfinished_batches(chain.registry) == []
 
 
@@ -70,6 +70,7 @@ def test_a_frame_whose_proposals_are_all_unknown_is_unsure_and_no_background(cha
     chain.classifications()
     assert chain.objects().figures["frames_unsure"] == 2
     assert count_frames(chain.registry, "shapes")["unsure"] == 2
+    chain.finish()
     assert unfinished_batches(chain.registry) == []
 
 
@@ -111,6 +112,8 @@ def test_a_picture_that_cannot_be_read_for_a_moment_is_told_and_labelled_the_nex
     assert getattr(chain, stage)().figures["failed"] == 1
     for step in steps[lost + 1 :]:
         result = getattr(chain, step)()
+    chain.finish()
+    assert result.figures["unknown"] == 0
     assert (result.figures["frames_failed"], result.figures["failures"]) == (1, "1 has vanished")
     assert {row["error"] for row in list_frames(chain.registry, "shapes", "failed")} == {"has vanished"}
     verdict = frames_labelled(chain.registry, "shapes", chain.last("frames"))
@@ -118,6 +121,7 @@ def test_a_picture_that_cannot_be_read_for_a_moment_is_told_and_labelled_the_nex
     assert (len(standing(chain)), unfinished_batches(chain.registry)) == (2, [chain.key])
     bring_back()
     assert chain.up_to("objects").figures["frames_failed"] == 0
+    chain.finish()
     assert (len(standing(chain)), unfinished_batches(chain.registry)) == (4, [])
     assert count_frames(chain.registry, "shapes")["objects"] == 2
     assert frames_labelled(chain.registry, "shapes", chain.last("frames")).passed
@@ -147,6 +151,7 @@ def test_a_frame_that_a_stage_has_not_seen_is_not_labelled(chain, stage, reason)
     chain.up_to("classifications")
     chain.tables[stage] = chain.tables[stage].slice(chain.tables[stage].num_rows)
     result = chain.objects()
+    chain.finish()
     assert (result.figures["frames_failed"], result.table.num_rows) == (2, 0)
     assert {reason in row["error"] for row in list_frames(chain.registry, "shapes", "failed")} == {True}
     assert unfinished_batches(chain.registry) == [chain.key]
@@ -170,6 +175,19 @@ def test_to_a_frame_that_a_person_marked_as_background_nothing_is_added(chain):
     chain.up_to("objects")
     assert {row["frame_id"] for row in standing(chain).values()} == {chain.last("frames")["frame_id"].to_pylist()[1]}
     assert count_frames(chain.registry, "shapes")["background"] == 1
+
+
+def test_a_frame_whose_labels_were_left_out_as_background_waits_for_them_once_that_is_taken_back(chain):
+    chain.up_to("frames")
+    first = chain.last("frames")["frame_id"].to_pylist()[0]
+    mark_background(chain.registry, "shapes", [first], "ann")
+    chain.up_to("objects")
+    chain.finish()
+    assert (unfinished_batches(chain.registry), count_frames(chain.registry, "shapes")["background"]) == ([], 1)
+    unmark_background(chain.registry, "shapes", [first])
+    assert {row["frame_id"] for row in list_frames(chain.registry, "shapes", "waiting")} == {first}
+    chain.up_to("objects")
+    assert count_frames(chain.registry, "shapes")["objects"] == 2
 
 
 def test_objects_that_the_new_labels_no_longer_contain_are_superseded(chain):

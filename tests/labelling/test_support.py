@@ -24,6 +24,7 @@ MAX_PIXELS = 10_000_000
 def labelled(chain, home):
     """A batch that was labelled with the support folder, in a project whose examples are from now on validated ones."""
     chain.up_to("objects")
+    chain.finish()
     chain.project = home.project(support=None, validated_examples=["disc", "bar"])
     return chain
 
@@ -67,6 +68,7 @@ def test_classes_are_labelled_by_their_validated_objects_without_a_support_folde
     found = {row["category"]: row["bbox_x"] for row in list_objects(labelled.registry, batch_key=labelled.key)}
     assert set(found) == {"disc", "bar"}
     assert found["bar"] < 60 < found["disc"]
+    labelled.finish()
     assert unfinished_batches(labelled.registry) == []
 
 

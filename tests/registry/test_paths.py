@@ -37,3 +37,13 @@ def test_a_path_that_was_seen_twice_comes_once_as_it_was_seen_last(registry, new
 
 def test_a_source_that_no_project_saw_has_no_path(registry, new_frame):
     assert paths(registry, new_frame(), "a") == []
+
+
+def test_a_path_that_something_else_was_seen_at_since_comes_last(registry, new_frame):
+    frame, other = new_frame(), new_frame()
+    see(registry, frame, "a", "/a/1")
+    see(registry, frame, "b", "/b/1")
+    see(registry, frame, "a", "/a/2", size=1)
+    see(registry, other, "a", "/a/2", size=2)
+    assert paths(registry, frame, "a") == ["/a/1", "/b/1", "/a/2"]
+    assert paths(registry, other, "a") == ["/a/2"]

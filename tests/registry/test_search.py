@@ -11,6 +11,7 @@ from al_dagster.registry.embedding_versions import ensure_version
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.registry.outbox import sync_embeddings
 from al_dagster.registry.projects import save_project
+from al_dagster.registry.queueing import queue_upserts
 from al_dagster.registry.search import search_object, search_vectors
 from al_dagster.registry.tables import Category, EmbeddingOutbox, Frame, Object, Source
 from al_dagster.vectors.chroma import ChromaStore
@@ -44,6 +45,7 @@ def vectors(registry, store) -> np.ndarray:
             "category_id": 1 + i % 3,
             "project_id": "people" if i % 2 else "parts",
             "confidence": i / COUNT,
+            "embedding_version": VERSION,
             **box,
         }
         for i in range(COUNT)
@@ -237,3 +239,28 @@ def test_stale_objects_are_not_found_and_cannot_be_searched_by(registry, store, 
         assert not found & {name(0), name(1)}
     with pytest.raises(UserError, match="obj_0000 was moved by a person and its vector is not made anew yet: run"):
         search_object(registry, store, name(0))
+
+
+def test_an_object_whose_new_vector_is_not_in_the_index_yet_is_not_found_by_its_old_one(registry, store, vectors):
+    with registry.session() as session:
+        queue_upserts(session, {}, {(name(0), VERSION): vectors[1]})
+    for conditions in ({}, {"category": "nut"}, {"project": "parts"}):
+        found = [hit.object["object_id"] for hit in search_vectors(registry, store, vectors[0], top_k=3, **conditions)]
+        assert found
+        assert name(0) not in found
+    (nearest,) = search_object(registry, store, name(0), top_k=1)
+    assert (nearest.object["object_id"], nearest.similarity) == (name(1), pytest.approx(1, abs=1e-5))
+    sync_embeddings(registry, store)
+    assert {hit.object["object_id"] for hit in search_vectors(registry, store, vectors[1], top_k=2)} == {
+        name(0),
+        name(1),
+    }
+
+
+def test_an_object_that_has_a_vector_of_another_version_by_now_is_not_found_by_its_old_one(registry, store, vectors):
+    ensure_version(registry, "hog_v2", "opencv-hog-color", "hog", DIMENSION)
+    with registry.session() as session:
+        session.execute(update(Object).where(Object.object_id == name(0)).values(embedding_version="hog_v2"))
+        queue_upserts(session, {}, {(name(0), "hog_v2"): vectors[0]})
+    assert name(0) in store.ids()
+    assert name(0) not in {hit.object["object_id"] for hit in search_vectors(registry, store, vectors[0])}

@@ -63,11 +63,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project_id", "source_id", "neighbour_id", name="pk_source_ties"),
     )
     _replace_unique_of_conflicts(OLD_CONFLICT, NEW_CONFLICT)
-    # Only frames with objects are known to have been labelled: of the others, some could not be read.
+    # Only frames with objects are known to have been labelled: of the others, some could not be read. Nor is one that
+    # has superseded objects only, which is what a file that could not be read when it was labelled again left behind.
     op.execute(
         """INSERT INTO frame_labels (project_id, frame_id, batch_key, labelled_at)
         SELECT project_id, frame_id, max(batch_key), max(created_at) FROM objects
-        WHERE project_id IS NOT NULL AND frame_id IS NOT NULL GROUP BY project_id, frame_id"""
+        WHERE project_id IS NOT NULL AND frame_id IS NOT NULL GROUP BY project_id, frame_id
+        HAVING min(state) <> 'superseded' OR max(state) <> 'superseded'"""
     )
     op.execute(
         """INSERT INTO source_groups (project_id, source_id, group_key, rule)
