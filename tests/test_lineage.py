@@ -181,7 +181,7 @@ def test_the_runs_of_a_dataset_are_those_trained_on_it(made: Made) -> None:
         ("obj_aaaaaaaaaaaa", "no object"),
         ("ds_aaaaaaaaaaaa", "not in the registry"),
         ("parts@9.9", "not in the registry"),
-        ("unbuilt", "not in the registry"),
+        ("unbuilt", "has no version yet: `al dataset build unbuilt`"),
         ("parts/9", "nothing has the id"),
         ("nonsense", "nothing has the id"),
     ],

@@ -118,9 +118,10 @@ def test_files_that_are_quarantined_are_not_called_labelled(place, here, tmp_pat
     text = place.images / "text.jpg"
     for path in (text, place.images):
         said = here("ingest", path, "-p", "shapes", home=place.home)
-        assert (
-            said.out == f"{path}: nothing new; every file is labelled already but 1, which is quarantined:  al status\n"
-        )
+        assert said.out.splitlines() == [
+            f"{path}: nothing new; every file is labelled already but 1, which is quarantined:  al status",
+            "`al ingest --project shapes --again` tries quarantined files again.",
+        ]
     picture = place.images / "0.bmp"
     assert here("ingest", picture, "-p", "shapes", home=place.home).out.endswith("every file is labelled already\n")
 
