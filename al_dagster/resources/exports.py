@@ -55,5 +55,9 @@ class ExportsResource(dg.ConfigurableResource):
             version=record.version,
             content_hash=record.content_hash,
             splits={split: counts["images"] for split, counts in manifest["counts"].items()},
+            content_names={
+                name: f"{origin['source_id']}_{origin['frame_idx']:06d}"
+                for name, origin in manifest.get("images", {}).items()
+            },
         )
         return exported, parse_definition(get_definition(registry, record.name), f"dataset {record.name}").training

@@ -1,7 +1,7 @@
 """A dataset as training sees it: a folder in YOLO format, and what it was frozen from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class ExportedDataset:
         version: its version, such as ``1.0``.
         content_hash: hash of what was selected and how it was split.
         splits: images in each split.
+        content_names: for the file name of an image, a name that its content alone decides; of none, its own.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class ExportedDataset:
     version: str
     content_hash: str
     splits: Mapping[str, int]
+    content_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:

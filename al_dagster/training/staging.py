@@ -1,7 +1,8 @@
 """A throwaway copy of an export, in links, for the training process to work in.
 
 The trainer writes label caches beside the labels and replaces pictures that it finds damaged. In its own folder of
-links it can change neither the export nor the user's files.
+links it can change neither the export nor the user's files. It takes the pictures in the order of their names, which
+are made of their content here, so that the same dataset gives the same model whatever its files are called.
 """
 
 from pathlib import Path
@@ -36,10 +37,11 @@ def stage(dataset: ExportedDataset, folder: Path) -> tuple[Path, str]:
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
         for image in dataset.images(split):
-            (images / image.name).symlink_to(image.resolve())
+            name = dataset.content_names.get(image.name, image.stem)
+            (images / f"{name}{image.suffix}").symlink_to(image.resolve())
             label = dataset.label_file(image)
             if label.exists():
-                (labels / label.name).symlink_to(label.resolve())
+                (labels / f"{name}.txt").symlink_to(label.resolve())
     path = folder / "data.yaml"
     content = {
         "path": str(folder.resolve()),

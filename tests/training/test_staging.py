@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,19 @@ def test_the_staged_copy_holds_train_and_val_and_not_test(tmp_path: Path, datase
     assert content["names"] == {0: "red box", 1: "green disc"}
     staged = sorted(str(path.relative_to(tmp_path / "data" / "images")) for path in data.parent.glob("images/*/*"))
     assert staged == ["train/0.jpg", "train/1.png", "train/2.png", "val/0.jpg", "val/1.png"]
+
+
+def test_the_order_of_the_pictures_depends_on_their_content_and_not_on_their_names(
+    tmp_path: Path, dataset: ExportedDataset
+) -> None:
+    by_content = {"0.jpg": "src_c", "1.png": "src_a", "2.png": "src_b"}
+    named = dataclasses.replace(dataset, content_names=by_content)
+    data, _ = stage(named, tmp_path / "data")
+    folder = data.parent
+    pictures = {path.name: path.resolve().name for path in sorted((folder / "images" / "train").iterdir())}
+    assert pictures == {"src_a.png": "1.png", "src_b.png": "2.png", "src_c.jpg": "0.jpg"}
+    labels = {path.name: path.resolve().name for path in (folder / "labels" / "train").iterdir()}
+    assert labels == {f"{by_content[name]}.txt": f"{Path(name).stem}.txt" for name in pictures.values()}
 
 
 def test_train_validates_where_val_is_empty(tmp_path: Path, make_export: Callable[..., ExportedDataset]) -> None:
