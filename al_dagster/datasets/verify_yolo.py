@@ -48,13 +48,10 @@ def check_yolo(
         OSError, ValueError, …: what a damaged file drives its reader to.
     """
     classes, labels = expected.dataset.classes, expected.labels
-    said = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))
-    true = yaml.safe_load(data_yaml(classes, {image.split for image in expected.dataset.images}))
-    problems = [
-        f"data.yaml: {key} {said.get(key)}, the dataset has {true.get(key)}"
-        for key in {**true, **said}
-        if said.get(key) != true.get(key)
-    ]
+    problems = _check_data_yaml(
+        (root / "data.yaml").read_text(encoding="utf-8"),
+        data_yaml(classes, {image.split for image in expected.dataset.images}),
+    )
     places, image_problems = check_images(root, expected, sizes)
     lines, label_problems = _lines(root, places)
     problems += image_problems + label_problems
@@ -72,6 +69,17 @@ def check_yolo(
     middle, half = table[:, 1:3] * image_sizes, table[:, 3:5] * image_sizes / 2
     found = ReadLabels(images, table[:, 0].astype(np.int64), np.concatenate([middle - half, middle + half], axis=1))
     return problems + check_labels(found, labels, classes, places, has_boxes=True)[2], np.empty(0)
+
+
+def _check_data_yaml(text: str, expected: str) -> list[str]:
+    if text == expected:
+        return []
+    said, true = yaml.safe_load(text), yaml.safe_load(expected)
+    return [
+        f"data.yaml: {key} {said.get(key)}, the dataset has {true.get(key)}"
+        for key in {**true, **said}
+        if said.get(key) != true.get(key)
+    ]
 
 
 def _lines(root: Path, places: Sequence[str]) -> tuple[list[list[str]], list[str]]:
