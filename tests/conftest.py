@@ -132,7 +132,7 @@ def register_reviewed(
     """
     from al_dagster.core import ids
     from al_dagster.registry.labelling import LabelledObject, register_batch
-    from al_dagster.registry.review import delete_object, validate_objects
+    from al_dagster.registry.review import delete_objects, validate_objects
     from al_dagster.registry.tables import Frame, Source
 
     labels, frames = [], []
@@ -153,7 +153,7 @@ def register_reviewed(
     validate_objects(registry, [name for name, (_, right) in zip(named, outcomes, strict=True) if right], "ann")
     for name, (_, right) in zip(named, outcomes, strict=True):
         if right is False:
-            delete_object(registry, name, "ann")
+            delete_objects(registry, [name], "ann")
     return named
 
 

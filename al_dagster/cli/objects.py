@@ -76,15 +76,18 @@ def list_(
 
 
 def _listed(registry: Any, conditions: dict[str, Any], limit: int) -> tuple[list[dict[str, Any]], int]:
-    """Objects with the name of their file, and how many there are in all."""
+    """Objects with the path and the name of their file, and how many there are in all."""
     from al_dagster.registry.objects import count_objects, list_objects
-    from al_dagster.registry.paths import newest_path
+    from al_dagster.registry.paths import seen_files
 
     rows = list_objects(registry, **conditions, limit=limit)
-    seen = {(row["source_id"], row["project_id"]) for row in rows}
-    names = {key: Path(newest_path(registry, *key) or "").name for key in seen}
-    shown = [{**row, "file_name": names[row["source_id"], row["project_id"]]} for row in rows]
-    return shown, count_objects(registry, **conditions)
+    for name in {row["project_id"] for row in rows}:
+        mine = [row for row in rows if row["project_id"] == name]
+        files = seen_files(registry, [row["source_id"] for row in mine], name)
+        for row in mine:
+            path = files[row["source_id"]][0].file_path if row["source_id"] in files else None
+            row |= {"file_path": path, "file_name": path and Path(path).name}
+    return rows, count_objects(registry, **conditions)
 
 
 @commands.command()
@@ -123,7 +126,7 @@ def _calibrated(row: dict[str, Any]) -> str | float | None:
 
 @commands.command()
 def validate(ids: Ids, by: By, as_json: Json = False) -> None:
-    """Say that objects are right as they are; labelling again leaves them so."""
+    """Say that objects are right as they are: all of them or none; labelling again leaves them so."""
     from al_dagster.core.settings import load_settings
     from al_dagster.registry.review import validate_objects
 
@@ -236,21 +239,23 @@ def refresh(
 
 @commands.command()
 def delete(ids: Ids, by: By, as_json: Json = False) -> None:
-    """Say that objects are not there; labelling again does not bring them back."""
-    from al_dagster.core.settings import load_settings
-    from al_dagster.registry.objects import get_object
-    from al_dagster.registry.review import delete_object
+    """Say that objects are not there: all of them or none; labelling again does not bring them back.
 
-    person = named(by)
+    Objects that are deleted already are left as they are.
+    """
+    from al_dagster.core.settings import load_settings
+    from al_dagster.registry.review import delete_objects
+
     ids = list(dict.fromkeys(ids))
     with standing_registry(load_settings()) as registry:
-        for object_id in ids:
-            state = get_object(registry, object_id)["state"]
-            if state != "active":
-                raise UserError(f"object {object_id} is {state} already; nothing was deleted")
-        for object_id in ids:
-            delete_object(registry, object_id, person)
-    _say("deleted", ids, as_json)
+        deleted = delete_objects(registry, ids, named(by))
+    before = [object_id for object_id in ids if object_id not in set(deleted)]
+    if as_json:
+        print_json({"deleted": deleted, "deleted_before": before})
+        return
+    for what, some in (("deleted", deleted), ("deleted before", before)):
+        if some:
+            say(f"{what}: {', '.join(some)}")
 
 
 @commands.command()

@@ -16,6 +16,7 @@ from al_dagster.registry.batches import record_run
 from al_dagster.registry.database import Registry
 from al_dagster.registry.frame_labels import FrameOutcome, record_frames
 from al_dagster.registry.labelling import LabelledObject, register_batch
+from al_dagster.registry.objects import count_objects
 from al_dagster.vision.profiles import Models
 
 
@@ -148,7 +149,7 @@ def register(
         computed=registration.counts.get("inserted", 0),
         reused=registration.counts.get("matched", 0) + registration.counts.get("kept", 0),
         figures={
-            "objects": table.num_rows,
+            "objects": count_objects(registry, project=project.name, batch_key=batch_key),
             "unknown": unknown,
             "frames_unsure": sum(outcomes[frame].is_unsure for frame in labelled if frame not in named),
             "frames_failed": len(outcomes) - len(labelled),

@@ -42,9 +42,7 @@ def validate_objects(registry: Registry, ids: Sequence[str], by: str) -> None:
     """
     with registry.session() as session:
         now = person(by)
-        for object_id in ids:
-            _active(session, object_id)
-        for chunk in chunked(list(ids)):
+        for chunk in chunked(list(_states(session, ids, allowed=("active",)))):
             validated = {"is_validated": True, "validated_by": by, "validated_at": now, "validation_rule": None}
             session.execute(update(Object).where(Object.object_id.in_(chunk)).values(**validated))
             _resolve_conflicts(session, chunk, now)
@@ -107,18 +105,28 @@ def edit_object(
         _resolve_conflicts(session, [object_id], now)
 
 
-def delete_object(registry: Registry, object_id: str, by: str) -> None:
-    """Delete an object: it keeps its row, so that labelling again does not bring it back, and leaves the vector store.
+def delete_objects(registry: Registry, ids: Sequence[str], by: str) -> list[str]:
+    """Say that objects are not there: all of them or, if one cannot be deleted, none.
+
+    An object keeps its row, so that labelling again does not bring it back, and leaves the vector store. What is
+    deleted already stays as it was, so that a call that was cut short can be made again.
+
+    Returns:
+        The ids that were deleted by this call, in their order.
 
     Raises:
-        UserError: the object does not exist or is not active, or no person is named.
+        UserError: an object does not exist or is superseded, or no person is named.
     """
     with registry.session() as session:
         now = person(by)
-        found = _active(session, object_id)
-        found.state, found.edited_by, found.edited_at = "deleted", by, now
-        queue_deletes(session, [object_id])
-        _resolve_conflicts(session, [object_id], now)
+        states = _states(session, ids, allowed=("active", "deleted"))
+        found = [object_id for object_id, state in states.items() if state == "active"]
+        for chunk in chunked(found):
+            deleted = {"state": "deleted", "edited_by": by, "edited_at": now}
+            session.execute(update(Object).where(Object.object_id.in_(chunk)).values(**deleted))
+            _resolve_conflicts(session, chunk, now)
+        queue_deletes(session, found)
+    return found
 
 
 def list_conflicts(registry: Registry, project: str | None = None) -> list[dict[str, Any]]:
@@ -166,11 +174,25 @@ def person(by: str) -> datetime:
 
 
 def _active(session: Session, object_id: str) -> Object:
-    found = session.get(Object, object_id)
-    if found is None:
-        raise UserError(f"there is no object {object_id!r}; `al objects list` lists them")
-    if found.state != "active":
-        raise UserError(f"object {object_id} is {found.state}; only active objects can be reviewed")
+    _states(session, [object_id], allowed=("active",))
+    return session.get_one(Object, object_id)
+
+
+def _states(session: Session, ids: Sequence[str], *, allowed: Sequence[str]) -> dict[str, str]:
+    """The state of each object by its id, in the order of the ids; refuses the first that is in no allowed state."""
+    found: dict[str, str] = {}
+    for chunk in chunked(list(dict.fromkeys(ids))):
+        rows = session.execute(select(Object.object_id, Object.state).where(Object.object_id.in_(chunk)))
+        states = dict(rows.tuples().all())
+        for object_id in chunk:
+            if object_id not in states:
+                raise UserError(f"there is no object {object_id!r}; `al objects list` lists them")
+            if states[object_id] not in allowed:
+                raise UserError(
+                    f"object {object_id} is {states[object_id]}; only active objects can be reviewed, and nothing was "
+                    "changed"
+                )
+            found[object_id] = states[object_id]
     return found
 
 

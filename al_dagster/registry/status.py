@@ -48,7 +48,11 @@ def _projects(registry: Registry) -> list[dict[str, Any]]:
         return func.count(case((BatchFile.status == status, 1)))
 
     batches = select(Batch.project_id, func.count(), func.count(case((Batch.labelled_at.is_(None), 1))))
-    files = select(BatchFile.project_id, func.count(), having("quarantined"), having("duplicate"))
+    # A file that has changed is in several batches: what it is now, is what the newest of them says.
+    newest = select(func.max(BatchFile.id)).group_by(BatchFile.project_id, BatchFile.file_path)
+    files = select(BatchFile.project_id, func.count(), having("quarantined"), having("duplicate")).where(
+        BatchFile.id.in_(newest)
+    )
     objects = select(
         Object.project_id,
         func.count(),

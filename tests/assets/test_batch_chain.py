@@ -8,7 +8,7 @@ from PIL import Image
 
 from al_dagster.core.schemas import LAKE_SCHEMAS
 from al_dagster.registry.database import open_registry
-from al_dagster.registry.review import delete_object, edit_object, validate_objects
+from al_dagster.registry.review import delete_objects, edit_object, validate_objects
 
 CHAIN = ("sources", "frames", "detections", "masks", "embeddings", "classifications", "objects", "vector_index")
 MODEL_STAGES = ("detections", "masks", "embeddings", "classifications")
@@ -173,7 +173,7 @@ def test_what_people_did_stays_when_everything_is_materialized_again(bench, labe
     with open_registry(bench.home.settings.database_url) as registry:
         validate_objects(registry, [validated], "ann")
         edit_object(registry, edited, "ann", category="bar", bbox=(2.0, 3.0, 20.0, 30.0), is_occluded=True)
-        delete_object(registry, deleted, "ann")
+        delete_objects(registry, [deleted], "ann")
     before = bench.objects()
     bench.revisions.update(detect="another", segment="another", embed="another")
     again = bench.run(key)

@@ -4,7 +4,7 @@ from al_dagster.assets.partitions import datasets
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.datasets import get_dataset, save_definition
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.review import delete_object
+from al_dagster.registry.review import delete_objects
 from al_dagster.registry.tables import FrameLabel
 
 
@@ -20,7 +20,7 @@ def test_an_old_version_is_exported_and_checked_as_it_was_frozen(bench, registry
     save_definition(registry, "shapes", {"name": "shapes", "project": "shapes", "formats": ["coco"]})
     bench.instance.add_dynamic_partitions(str(datasets.name), ["shapes"])
     first = bench.metadata(bench.run("shapes", only=("dataset",), checks=True), "dataset")
-    delete_object(registry, list_objects(registry)[0]["object_id"], "ann")
+    delete_objects(registry, [list_objects(registry)[0]["object_id"]], "ann")
     second = bench.run("shapes", only=("dataset", "dataset_export"), checks=True)
 
     of_old = {"dataset_export": {"config": {"version": "1.0"}}}

@@ -5,7 +5,7 @@ from al_dagster.automation.sensors import calibration_sensor
 from al_dagster.labelling.calibrate import due_calibrations
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.projects import save_project
-from al_dagster.registry.review import delete_object
+from al_dagster.registry.review import delete_objects
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_project_is_calibrated_once_it_has_enough_reviews_and_again_when_many_
     assert daemon.execute("calibrate", "shapes").success
     assert skipped(daemon) == "no project has enough new reviews"
     (new,) = add_reviewed(registry, [(0.8, None)], first=60)
-    delete_object(registry, new, "ann")
+    delete_objects(registry, [new], "ann")
     assert skipped(daemon) == "no project has enough new reviews"
     add_reviewed(registry, [(0.8, True)] * 5, first=70)
     assert request(daemon).run_key != first.run_key

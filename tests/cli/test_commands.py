@@ -192,6 +192,7 @@ def test_objects_are_listed_within_80_columns_with_their_ids_whole(here: Callabl
     rows = here("objects", "list", "-p", "shapes", "--category", "disc", "--json", home=place.home).json
     assert len(rows) == 4
     assert {row["category"] for row in rows} == {"disc"}
+    assert {row["file_path"] for row in rows} == {str(place.images / f"{number}.bmp") for number in range(4)}
     said = here("objects", "list", "--limit", "3", home=place.home)
     assert max(map(len, said.out.splitlines())) <= 80
     assert "3 of 8" in said.out
@@ -226,6 +227,7 @@ def test_reviewing_objects_is_kept_with_who_said_so(here: Callable, story: Story
     assert here(*call, home=home).json == {"validated": ids[:2]}
     assert here("objects", "edit", ids[2], "--box", "1,2,30,20", "--difficult", "--by", "bob", home=home).status == 0
     assert here("objects", "delete", ids[3], "--by", "ada", home=home).out == f"deleted: {ids[3]}\n"
+    assert here("objects", "delete", ids[3], "--by", "bob", home=home).out == f"deleted before: {ids[3]}\n"
     shown = {key: here("objects", "show", key, "--json", home=home).json for key in ids}
     assert [shown[key]["validated_by"] for key in ids[:2]] == ["ada", "ada"]
     assert [shown[ids[2]][name] for name in ("bbox_x", "bbox_w", "is_difficult", "edited_by")] == [1, 30, True, "bob"]

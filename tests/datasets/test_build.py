@@ -10,7 +10,7 @@ from al_dagster.datasets.leaks import find_leaks
 from al_dagster.datasets.splits import split_of
 from al_dagster.registry.datasets import dataset_objects, get_dataset
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.review import delete_object, edit_object
+from al_dagster.registry.review import delete_objects, edit_object
 from al_dagster.registry.tables import Source, SourceTie
 
 
@@ -92,7 +92,7 @@ def test_content_is_unbuilt_until_the_newest_version_holds_it(lab: Any):
     assert waiting == build(lab).dataset.content_hash
     assert unbuilt() is None
 
-    delete_object(lab.registry, list_objects(lab.registry)[0]["object_id"], "ann")
+    delete_objects(lab.registry, [list_objects(lab.registry)[0]["object_id"]], "ann")
     assert unbuilt() not in (None, waiting)
     with pytest.raises(UserError, match="selects no object"):
         unbuilt_content(lab.registry, lab.definition(filter={"is_validated": True}), duplicate_distance=6)

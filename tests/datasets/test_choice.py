@@ -5,7 +5,7 @@ import pytest
 
 from al_dagster.core.errors import UserError
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.review import delete_object, edit_object, validate_objects
+from al_dagster.registry.review import delete_objects, edit_object, validate_objects
 from al_dagster.registry.tables import FrameLabel, Object
 
 NUT = ("nut", (1.0, 1.0, 20.0, 20.0), 0.9)
@@ -221,7 +221,7 @@ def test_validated_edited_and_deleted_objects_count_as_people_left_them(lab: Any
     validate_objects(lab.registry, [*objects(lab, first), nuts[1]], "ann")
     edit_object(lab.registry, nuts[0], "ann", category="washer")
     validate_objects(lab.registry, [nuts[0]], "ann")
-    delete_object(lab.registry, nuts[2], "ann")
+    delete_objects(lab.registry, [nuts[2]], "ann")
 
     validated = lab.build(name="validated", filter={"is_validated": True})
     rest = lab.build(name="rest", filter={"is_validated": False})
@@ -243,7 +243,7 @@ def test_a_background_of_a_validated_dataset_was_marked_or_cleared_by_a_person(l
     validate_objects(lab.registry, objects(lab, full), "ann")
     lab.mark_background(marked)
     for object_id in [*objects(lab, cleared), *objects(lab, other)]:
-        delete_object(lab.registry, object_id, "ann")
+        delete_objects(lab.registry, [object_id], "ann")
 
     built = lab.build(filter={"is_validated": True})
     nuts = lab.build(name="nuts", filter={"is_validated": True, "categories": ["nut"]})

@@ -8,7 +8,7 @@ from al_dagster.datasets.report import BuildReport, report_of
 from al_dagster.datasets.versions import load_version, read_version, store_version
 from al_dagster.registry.datasets import list_datasets
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.review import delete_object, edit_object
+from al_dagster.registry.review import delete_objects, edit_object
 
 
 def rows_path(lab: Any, dataset_id: str) -> Any:
@@ -42,7 +42,7 @@ def test_an_old_version_is_as_it_was_whatever_people_did_to_its_objects_since(la
     first = lab.build().dataset
     edited, deleted, *_ = (item["object_id"] for item in list_objects(lab.registry))
     edit_object(lab.registry, edited, "ann", category="washer", bbox=(2, 2, 30, 30))
-    delete_object(lab.registry, deleted, "ann")
+    delete_objects(lab.registry, [deleted], "ann")
     second = lab.build().dataset
 
     assert second.version == "1.1"

@@ -7,7 +7,7 @@ from al_dagster.registry.calibrations import standing_calibrations
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.objects import get_object, list_objects
 from al_dagster.registry.projects import save_project
-from al_dagster.registry.review import delete_object, validate_objects
+from al_dagster.registry.review import delete_objects, validate_objects
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_project_is_due_at_fifty_reviews_and_then_when_a_tenth_has_changed(reg
     new = add_reviewed(registry, [(0.5, None)] * 6, first=100)
     validate_objects(registry, new[:5], "ann")
     assert due_calibrations(registry) == {}
-    delete_object(registry, new[5], "ann")
+    delete_objects(registry, [new[5]], "ann")
     second = due_calibrations(registry)
     assert list(second) == ["shapes"]
     assert first != second
@@ -88,9 +88,9 @@ def test_outcomes_that_turned_are_a_change_too(registry, add_reviewed, some_outc
     calibrate(registry, "shapes")
     right = [name for name, (_, correct) in zip(named, outcomes, strict=True) if correct]
     for name in right[:2]:
-        delete_object(registry, name, "ann")
+        delete_objects(registry, [name], "ann")
     assert due_calibrations(registry) == {}
-    delete_object(registry, right[2], "ann")
+    delete_objects(registry, [right[2]], "ann")
     assert list(due_calibrations(registry)) == ["shapes"]
 
 

@@ -6,7 +6,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.labelling.index import index_vectors, outbox_drained, sync_all
 from al_dagster.labelling.search import search_like
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.review import delete_object
+from al_dagster.registry.review import delete_objects
 from al_dagster.vectors.chroma import ChromaStore
 
 
@@ -38,7 +38,7 @@ def test_indexing_again_pushes_nothing(indexed):
 def test_the_outbox_is_not_drained_before_indexing_nor_after_a_later_change(chain, indexed):
     assert not outbox_drained(chain.registry, chain.key, 4).passed
     indexed()
-    delete_object(chain.registry, list_objects(chain.registry)[0]["object_id"], "ann")
+    delete_objects(chain.registry, [list_objects(chain.registry)[0]["object_id"]], "ann")
     assert not outbox_drained(chain.registry, chain.key, 3).passed
 
 
@@ -49,7 +49,7 @@ def test_an_object_that_the_store_lost_fails_the_rule(chain, indexed):
 def test_an_object_that_a_person_deleted_leaves_the_store_when_the_batch_is_indexed_again(chain, indexed):
     indexed()
     gone = list_objects(chain.registry)[0]["object_id"]
-    delete_object(chain.registry, gone, "ann")
+    delete_objects(chain.registry, [gone], "ann")
     result = indexed()
     assert gone not in result.table["object_id"].to_pylist()
     assert outbox_drained(chain.registry, chain.key, result.table.num_rows).passed

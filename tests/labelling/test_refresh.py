@@ -16,7 +16,7 @@ from al_dagster.media.reading import read_image
 from al_dagster.registry.masks import MaskStore
 from al_dagster.registry.objects import get_object, list_objects
 from al_dagster.registry.outbox import outbox_counts, reconcile
-from al_dagster.registry.review import delete_object, edit_object, validate_objects
+from al_dagster.registry.review import delete_objects, edit_object, validate_objects
 from al_dagster.registry.sources import get_source
 from al_dagster.registry.tables import BatchFile, EmbeddingOutbox
 from al_dagster.vectors.chroma import ChromaStore
@@ -113,7 +113,7 @@ def test_only_the_objects_that_are_asked_for_are_refreshed_and_no_deleted_one(ch
         move(chain, row)
     assert refresh(object_ids=[discs[1]["object_id"], "obj_unknown"]).refreshed == 1
     assert get_object(chain.registry, discs[0]["object_id"])["is_stale"] is True
-    delete_object(chain.registry, discs[0]["object_id"], "ann")
+    delete_objects(chain.registry, [discs[0]["object_id"]], "ann")
     assert refresh().refreshed == 0
 
 
@@ -166,7 +166,7 @@ def test_a_box_that_is_moved_again_meanwhile_is_not_given_the_mask_of_the_one_be
 def test_what_a_person_deletes_meanwhile_gets_no_vector(chain, refresh, discs):
     row = discs[0]
     move(chain, row)
-    acting = Acting(chain.models.segmenter, lambda: delete_object(chain.registry, row["object_id"], "ben"))
+    acting = Acting(chain.models.segmenter, lambda: delete_objects(chain.registry, [row["object_id"]], "ben"))
     assert refresh(replace(chain.models, segmenter=acting)).changed == 1
     assert newest(chain, row["object_id"])[1] == "delete"
 

@@ -12,7 +12,7 @@ from al_dagster.registry.batches import unfinished_batches
 from al_dagster.registry.frame_labels import count_frames, list_frames, mark_background, unmark_background
 from al_dagster.registry.objects import get_object, list_objects
 from al_dagster.registry.outbox import outbox_counts
-from al_dagster.registry.review import delete_object, edit_object, validate_objects
+from al_dagster.registry.review import delete_objects, edit_object, validate_objects
 
 
 def standing(chain) -> dict[str, dict]:
@@ -51,6 +51,16 @@ def test_registering_again_changes_nothing(chain):
     assert outbox_counts(chain.registry)["pending"] == 4
 
 
+def test_the_objects_that_are_told_of_a_batch_are_those_that_stand(chain):
+    assert chain.up_to("objects").figures["objects"] == 4
+    deleted, moved, *_ = standing(chain)
+    delete_objects(chain.registry, [deleted], "ann")
+    edit_object(chain.registry, moved, "ann", bbox=(1, 1, 5, 5))
+    again = chain.objects("another run")
+    assert Counter(again.table["outcome"].to_pylist())["suppressed"] == 1
+    assert again.figures["objects"] == len(standing(chain))
+
+
 def test_unknown_objects_stay_in_the_lake(chain):
     chain.up_to("embeddings")
     chain.project = chain.project.model_copy(
@@ -84,7 +94,7 @@ def test_what_is_left_of_a_frame_is_unsure_while_a_proposal_in_it_is_unknown(cha
     assert chain.objects().figures["frames_unsure"] == 0
     assert count_frames(chain.registry, "shapes")["objects"] == 2
     for object_id in standing(chain):
-        delete_object(chain.registry, object_id, "ann")
+        delete_objects(chain.registry, [object_id], "ann")
     assert count_frames(chain.registry, "shapes")["unsure"] == 2
 
 
@@ -232,7 +242,7 @@ def test_what_people_did_stays_when_the_batch_is_labelled_again(chain):
     first, second, third, _ = sorted(standing(chain))
     validate_objects(chain.registry, [first], "ann")
     edit_object(chain.registry, second, "ann", category="disc", bbox=(1.0, 2.0, 30.0, 40.0))
-    delete_object(chain.registry, third, "ann")
+    delete_objects(chain.registry, [third], "ann")
     before = {key: get_object(chain.registry, key) for key in (first, second, third)}
     for stage in ("detections", "masks", "embeddings", "classifications"):
         chain.tables.pop(stage)

@@ -12,7 +12,7 @@ from al_dagster.labelling.intake import take_folder
 from al_dagster.labelling.support import find_examples, load_examples
 from al_dagster.registry.batches import unfinished_batches
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.review import AUTO, delete_object, edit_object, validate_objects
+from al_dagster.registry.review import AUTO, delete_objects, edit_object, validate_objects
 from al_dagster.registry.tables import Object
 from al_dagster.vision.fewshot import BACKGROUND, TURN_STEP
 
@@ -104,7 +104,7 @@ def test_objects_that_were_deleted_or_belong_to_another_project_are_no_examples(
     add_reviewed(labelled.registry, [(0.9, True)], project="other")
     disc, _ = validate(labelled, "disc", "bar")
     assert [row["object_id"] for row in find_examples(labelled.project, labelled.registry).validated["disc"]] == [disc]
-    delete_object(labelled.registry, disc, "ann")
+    delete_objects(labelled.registry, [disc], "ann")
     with pytest.raises(UserError, match="class 'disc'"):
         find_examples(labelled.project, labelled.registry)
 
@@ -128,7 +128,7 @@ def test_the_content_changes_with_a_validation_an_edit_and_the_classes(labelled)
     seen.append(content_hash(labelled))
     edit_object(labelled.registry, first, "ann", category="bar")
     seen.append(content_hash(labelled))
-    delete_object(labelled.registry, first, "ann")
+    delete_objects(labelled.registry, [first], "ann")
     seen.append(content_hash(labelled))
     labelled.project = labelled.project.model_copy(update={"validated_examples": ("disc",)})
     seen.append(content_hash(labelled))

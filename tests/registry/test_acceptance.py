@@ -7,7 +7,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.registry.acceptance import AcceptanceRule, accept, acceptable, open_objects, undo_acceptance
 from al_dagster.registry.calibrations import NewCalibration, calibration_id, replace_calibrations
 from al_dagster.registry.objects import get_object, list_objects
-from al_dagster.registry.review import delete_object, edit_object, list_conflicts, validate_objects
+from al_dagster.registry.review import delete_objects, edit_object, list_conflicts, validate_objects
 
 CALIBRATION = calibration_id("parts", "m@1", "hash")
 
@@ -61,7 +61,7 @@ def test_doing_it_again_accepts_nothing_more(registry, objects, contents):
 def test_what_a_person_touched_is_left_alone(registry, objects):
     validate_objects(registry, [objects[2]], "Ada")
     edit_object(registry, objects[3], "Ada", is_difficult=True)
-    delete_object(registry, objects[4], "Ada")
+    delete_objects(registry, [objects[4]], "Ada")
     before = [get_object(registry, name) for name in objects[2:]]
     assert {row["category"] for row in accept(registry, rule())} == {"bolt"}
     assert [get_object(registry, name) for name in objects[2:]] == before
@@ -98,7 +98,7 @@ def test_taking_it_back_leaves_what_a_person_confirmed_or_changed(registry, obje
     accept(registry, rule(0.0))
     validate_objects(registry, [objects[0]], "Ada")
     edit_object(registry, objects[1], "Ada", is_difficult=True)
-    delete_object(registry, objects[2], "Ada")
+    delete_objects(registry, [objects[2]], "Ada")
     register(label(frame, (241, 0, 50, 50), "bolt", model="m@2"))
     kept = [get_object(registry, name) for name in objects[:3]]
     assert undo_acceptance(registry, "parts") == {"bolt": 1, "nut": 2}

@@ -9,7 +9,7 @@ from al_dagster.registry.embedding_versions import (
     list_versions,
     versions_in_use,
 )
-from al_dagster.registry.review import delete_object, edit_object
+from al_dagster.registry.review import delete_objects, edit_object
 from al_dagster.registry.tables import EmbeddingVersion
 
 
@@ -66,5 +66,5 @@ def test_the_versions_in_use_are_those_of_active_objects_that_are_not_stale_most
     assert list_versions(registry, "parts--2") == versions_in_use(registry, "people") == []
     edit_object(registry, labels[0].object_id, "Ada", bbox=(0, 0, 40, 40))
     for one in labels[3:5]:
-        delete_object(registry, one.object_id, "Ada")
+        delete_objects(registry, [one.object_id], "Ada")
     assert versions_in_use(registry, "parts") == ["tiny_v2", "tiny_v1"]

@@ -12,7 +12,7 @@ from al_dagster.registry.frame_labels import (
     unmark_background,
 )
 from al_dagster.registry.labelling import register_batch
-from al_dagster.registry.review import delete_object
+from al_dagster.registry.review import delete_objects
 from al_dagster.registry.tables import BatchFile, Frame
 
 
@@ -102,7 +102,7 @@ def test_a_frame_with_objects_is_no_background_until_they_are_deleted(registry, 
     with pytest.raises(UserError, match=f"frame {frame} has objects"):
         mark_background(registry, "parts", [empty, frame], "ann")
     assert list_frames(registry, "parts", "background") == []
-    delete_object(registry, one.object_id, "ann")
+    delete_objects(registry, [one.object_id], "ann")
     mark_background(registry, "parts", [frame], "ann")
     assert state(registry, frame) == "background"
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.labelling import register_batch
 from al_dagster.registry.objects import count_objects, get_object, list_objects
-from al_dagster.registry.review import AUTO, delete_object, edit_object, list_conflicts, validate_objects
+from al_dagster.registry.review import AUTO, delete_objects, edit_object, list_conflicts, validate_objects
 from al_dagster.registry.tables import Category, Conflict, EmbeddingOutbox, EmbeddingVersion, Object
 
 BOX = (100.0, 100.0, 50.0, 50.0)
@@ -259,7 +259,7 @@ def person_flags(registry, name):
 
 
 def person_deletes(registry, name):
-    delete_object(registry, name, "Ada")
+    delete_objects(registry, [name], "Ada")
 
 
 TOUCHES = [person_validates, person_renames, person_moves, person_flags, person_deletes]
@@ -324,7 +324,7 @@ def test_a_superseded_object_is_not_revived_over_a_persons_object(registry, regi
 def test_what_a_person_deleted_does_not_come_back(registry, register, label, frame, outbox):
     made = label(frame, BOX, embedding=vector(0), embedding_version="tiny_v1")
     register(made)
-    delete_object(registry, made.object_id, "Ada")
+    delete_objects(registry, [made.object_id], "Ada")
     assert register(made) == ["suppressed"]
     assert register(label(frame, NEAR, model="m@2", embedding=vector(1), embedding_version="tiny_v1")) == ["suppressed"]
     assert count_objects(registry) == 0
@@ -334,7 +334,7 @@ def test_what_a_person_deleted_does_not_come_back(registry, register, label, fra
 def test_another_class_where_a_person_deleted_something_is_a_new_object(registry, register, label, frame):
     made = label(frame, BOX)
     register(made)
-    delete_object(registry, made.object_id, "Ada")
+    delete_objects(registry, [made.object_id], "Ada")
     assert register(label(frame, NEAR, "bolt", model="m@2")) == ["inserted"]
 
 
@@ -409,7 +409,7 @@ def test_what_a_person_corrected_and_then_deleted_does_not_come_back(registry, r
     made = label(frame, BOX)
     register(made)
     person_renames(registry, made.object_id)
-    delete_object(registry, made.object_id, "Ada")
+    delete_objects(registry, [made.object_id], "Ada")
     for new in (made, label(frame, NEAR, model="m@2"), label(frame, NEAR, "washer", model="m@2")):
         assert register(new) == ["suppressed"]
     assert register(label(frame, NEAR, "bolt", model="m@2")) == ["inserted"]

@@ -12,7 +12,7 @@ from al_dagster.core.geometry import iou_matrix, xywh_to_xyxy
 from al_dagster.registry.labelling import register_batch
 from al_dagster.registry.matching import MIN_IOU
 from al_dagster.registry.objects import get_object, list_objects
-from al_dagster.registry.review import delete_object, edit_object, list_conflicts, validate_objects
+from al_dagster.registry.review import delete_objects, edit_object, list_conflicts, validate_objects
 from al_dagster.registry.tables import Category, Conflict
 
 places = st.sampled_from([0.0, 2.0, 5.0, 8.0, 14.0, 20.0])
@@ -38,7 +38,7 @@ def touch(registry, object_id, action, place):
     elif action == "move":
         edit_object(registry, object_id, "Ada", bbox=(place, place, 11.0, 11.0))
     else:
-        delete_object(registry, object_id, "Ada")
+        delete_objects(registry, [object_id], "Ada")
 
 
 def near(first, second):

@@ -7,7 +7,7 @@ from al_dagster.core.calibrator import Calibrator
 from al_dagster.registry.acceptance import AcceptanceRule, accept, undo_acceptance
 from al_dagster.registry.calibrations import NewCalibration, calibration_id, replace_calibrations
 from al_dagster.registry.objects import get_object
-from al_dagster.registry.review import delete_object, edit_object, validate_objects
+from al_dagster.registry.review import delete_objects, edit_object, validate_objects
 from al_dagster.registry.reviews import list_reviews
 from al_dagster.registry.tables import SourceGroup
 
@@ -64,7 +64,7 @@ def test_a_review_is_of_the_group_that_its_source_has_in_the_project(registry, f
 
 def test_a_deleted_object_was_wrong_also_after_it_was_validated(registry, found):
     validate_objects(registry, [found], "Ada")
-    delete_object(registry, found, "Ada")
+    delete_objects(registry, [found], "Ada")
     assert outcome(registry) is False
 
 
@@ -138,7 +138,7 @@ def test_an_edit_from_before_the_machines_label_was_kept_is_no_review_but_a_dele
         session.execute(text("UPDATE objects SET machine_label = NULL"))
     edit_object(registry, found, "Ada", category="nut")
     assert outcome(registry) is None
-    delete_object(registry, found, "Ada")
+    delete_objects(registry, [found], "Ada")
     assert outcome(registry) is False
 
 

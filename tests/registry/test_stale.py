@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from al_dagster.registry.objects import get_object
-from al_dagster.registry.review import delete_object, edit_object, validate_objects
+from al_dagster.registry.review import delete_objects, edit_object, validate_objects
 from al_dagster.registry.stale import Renewal, renew_objects, stale_objects, stale_projects
 from al_dagster.registry.tables import EmbeddingOutbox
 
@@ -43,7 +43,7 @@ def test_only_those_asked_for_and_active_wait(registry, found):
         edit_object(registry, name, "Ada", bbox=(5, 0, 45, 50))
     assert waiting(registry, object_ids=[found[0], found[0], "obj_x"]) == {found[0]}
     assert waiting(registry, object_ids=[]) == set()
-    delete_object(registry, found[1], "Ada")
+    delete_objects(registry, [found[1]], "Ada")
     assert waiting(registry) == {found[0], found[2]}
 
 
@@ -66,7 +66,7 @@ def test_the_hash_of_a_project_changes_with_each_move_and_with_which_objects_wai
     seen.add(stale_projects(registry)["parts"])
     assert len(seen) == 4
     for name in found[:2]:
-        delete_object(registry, name, "Ada")
+        delete_objects(registry, [name], "Ada")
     assert stale_projects(registry) == {}
 
 
@@ -91,7 +91,7 @@ def test_an_object_that_changed_meanwhile_is_not_renewed(registry, found, conten
     if meanwhile == "moved":
         edit_object(registry, found[0], "Ben", bbox=(6, 0, 45, 50))
     elif meanwhile == "deleted":
-        delete_object(registry, found[0], "Ben")
+        delete_objects(registry, [found[0]], "Ben")
     else:
         renew_objects(registry, [Renewal(one, {**MASK, "area": 5.0}, "tiny_v1", VECTOR)])
     before = contents()
