@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import structlog
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from filelock import FileLock, Timeout
 
 from al_dagster.core.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 POOLS = ("gpu", "vectors")
 """Each lets one run at a time through: one accelerator, one writer of the vector store."""
@@ -33,11 +36,16 @@ def prepare_home(settings: Settings) -> Path:
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """The instance, with the limits of the pools set and the runs of killed commands marked as failed."""
-    prepare_home(settings)
-    instance = dg.DagsterInstance.get()
-    for pool in POOLS:
-        if pool not in instance.event_log_storage.get_concurrency_keys():
-            instance.event_log_storage.set_concurrency_slots(pool, 1)
+    home = prepare_home(settings)
+    # Dagster makes and stamps its databases without a lock, and two processes that do so at once damage them for good.
+    with FileLock(home / "instance.lock"):
+        instance = dg.DagsterInstance.get()
+        # Each is made when it is first asked for.
+        storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
+        log.debug("instance opened", storages=[type(storage).__name__ for storage in storages])
+        for pool in POOLS:
+            if pool not in instance.event_log_storage.get_concurrency_keys():
+                instance.event_log_storage.set_concurrency_slots(pool, 1)
     _fail_abandoned_runs(instance)
     return instance
 

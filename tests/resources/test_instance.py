@@ -1,7 +1,13 @@
 import os
+import sqlite3
+from contextlib import closing
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 import pytest
 
+from al_dagster.core.settings import Settings
 from al_dagster.resources.instance import POOLS, open_instance, owned_run, prepare_home
 
 
@@ -48,3 +54,29 @@ def test_the_lock_of_a_run_is_removed_also_when_the_run_raises(home):
         with open_instance(home.settings):
             pass
         assert list((home.settings.dagster_home / "commands").iterdir()) == []
+
+
+PROCESSES, HOMES = 3, 8
+
+
+def _open_at_once(homes: list[Path], barrier: Barrier) -> None:
+    for home in homes:
+        os.environ.pop("DAGSTER_HOME", None)
+        barrier.wait(timeout=120)
+        open_instance(Settings(home=home)).dispose()
+
+
+def test_processes_that_open_a_new_home_at_once_make_one_instance(tmp_path):
+    homes = [tmp_path / str(number) for number in range(HOMES)]
+    spawning = get_context("spawn")
+    barrier = spawning.Barrier(PROCESSES)
+    processes = [spawning.Process(target=_open_at_once, args=(homes, barrier)) for _ in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    for home in homes:
+        for database in ("history/runs.db", "history/runs/index.db", "schedules/schedules.db"):
+            with closing(sqlite3.connect(home / "dagster" / database)) as connection:
+                assert len(connection.execute("SELECT version_num FROM alembic_version").fetchall()) == 1
