@@ -12,16 +12,10 @@ from al_dagster.automation.jobs import (
     refresh,
     refresh_stale_objects,
 )
+from al_dagster.automation.requests import UNFINISHED, abandoned, due, failed_request, requested, under_way
 from al_dagster.core.errors import UserError
 from al_dagster.resources import InboxResource, RegistryResource
-
-PARTITIONS_A_REQUEST = 1000  # the most that Dagster takes
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
+from al_dagster.resources.instance import close_abandoned_runs
 
 
 @dg.sensor(job=label_batch, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -30,16 +24,36 @@ def inbox_sensor(
 ) -> dg.SensorResult | dg.SkipReason:
     """Labels what lies in ``inbox/<project>``: cuts new files into batches and requests a run for each.
 
-    The claim of a file is committed before its run is requested, and every unfinished batch is requested at each tick
-    under the same run key: a tick that overlaps another or dies half-way neither loses nor repeats a file.
+    The claim of a file is committed before its run is requested, and every unfinished batch is requested until it is
+    finished: a tick that overlaps another or dies half-way neither loses nor repeats a file. Runs whose process is
+    gone are closed first, and their batches requested again, whoever began them. A batch whose run failed is tried
+    again after a while, and at once when its project's configuration has changed.
     """
-    intake = inbox.take(registry.open())
+    from al_dagster.core.fingerprints import fingerprint
+    from al_dagster.core.ids import batch_project
+    from al_dagster.registry.batches import unfinished_batches
+    from al_dagster.registry.projects import list_projects
+
+    close_abandoned_runs(context.instance)
+    store = registry.open()
+    intake = inbox.take(store)
     for problem in intake.problems:
         context.log.warning(problem)
-    if not intake.unfinished:
-        return dg.SkipReason("; ".join(["no new files", *intake.problems]))
-    requests = [dg.RunRequest(run_key=key, partition_key=key) for key in intake.unfinished]
-    return _requested(context, batches, requests)
+    wanted = {*intake.unfinished, *abandoned(context.instance, batches)}
+    waiting = [key for key in unfinished_batches(store) if key in wanted]
+    running = under_way(context.instance, waiting)
+    configured = {config.name: fingerprint(config=config.model_dump(mode="json")) for config in list_projects(store)}
+    requests = due(
+        context.instance,
+        [
+            dg.RunRequest(run_key=f"{key}:{configured[batch_project(key)][:8]}", partition_key=key)
+            for key in waiting
+            if key not in running
+        ],
+    )
+    if not requests:
+        return dg.SkipReason("; ".join([_waiting(len(waiting), len(running)), *intake.problems]))
+    return requested(context, batches, requests)
 
 
 @dg.sensor(job=calibrate, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -61,9 +75,10 @@ def calibration_sensor(
         )
         run_key = f"{name}:{reviews}:{context.instance.get_runs_count(done)}"
         requests.append(dg.RunRequest(run_key=run_key, partition_key=name))
+    requests = due(context.instance, requests)
     if not requests:
         return dg.SkipReason("no project has enough new reviews")
-    return _requested(context, projects, requests)
+    return requested(context, projects, requests)
 
 
 @dg.sensor(job=refresh, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -84,6 +99,7 @@ def refresh_sensor(context: dg.SensorEvaluationContext, registry: RegistryResour
         )
         for name, waiting in stale_projects(registry.open()).items()
     ]
+    requests = due(context.instance, requests, once=True)
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("every object has its vector")
 
 
@@ -96,8 +112,8 @@ def dataset_sensor(context: dg.SensorEvaluationContext, registry: RegistryResour
     """Rebuilds a dataset, and trains its model, when the labels it would hold are not those it holds.
 
     It compares states, not events: whatever changed, and however many ticks were missed, a definition with
-    ``auto_build`` whose content differs from its newest version is requested once for that content. While batches are
-    being labelled it waits, so that a backlog makes one version and not one a batch.
+    ``auto_build`` whose content differs from its newest version is requested for that content, and again if its run
+    failed. While batches are being labelled it waits, so that a backlog makes one version and not one a batch.
     """
     from al_dagster.datasets.build import unbuilt_content
     from al_dagster.datasets.definition import parse_definition
@@ -122,20 +138,17 @@ def dataset_sensor(context: dg.SensorEvaluationContext, registry: RegistryResour
             built = dg.RunsFilter(tags={PARTITION_NAME_TAG: name}, statuses=[dg.DagsterRunStatus.SUCCESS])
             run_key = f"{name}:{content}:{context.instance.get_runs_count(built)}"
             requests.append(dg.RunRequest(run_key=run_key, partition_key=name, job_name=job.name))
+        elif definition.auto_build:
+            # A run that failed after its dataset was frozen has still to export it and to train.
+            failed = failed_request(context.instance, name, [build_dataset.name, build_and_train.name])
+            requests += [failed] if failed else []
+    requests = due(context.instance, requests)
     if not requests:
         return dg.SkipReason("; ".join(["every dataset is up to date", *problems]))
-    return _requested(context, datasets, requests)
+    return requested(context, datasets, requests)
 
 
-def _requested(
-    context: dg.SensorEvaluationContext, partitions: dg.DynamicPartitionsDefinition, requests: list[dg.RunRequest]
-) -> dg.SensorResult:
-    """The requests with the missing partitions that they need; what is too much at once waits for the next tick."""
-    known = set(context.instance.get_dynamic_partitions(str(partitions.name)))
-    needed = [str(request.partition_key) for request in requests]
-    new = [key for key in needed if key not in known][:PARTITIONS_A_REQUEST]
-    known.update(new)
-    return dg.SensorResult(
-        run_requests=[request for request in requests if request.partition_key in known],
-        dynamic_partitions_requests=[partitions.build_add_request(new)] if new else [],
-    )
+def _waiting(unfinished: int, running: int) -> str:
+    if not unfinished:
+        return "no new files"
+    return f"no new files; {running} batches are being labelled, {unfinished - running} wait to be tried again"

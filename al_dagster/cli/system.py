@@ -66,7 +66,7 @@ def ui(
         from al_dagster.resources.instance import open_instance
 
         settings.inbox.mkdir(parents=True, exist_ok=True)
-        open_instance(settings).dispose()
+        open_instance(settings, server_stopped=True).dispose()
     # Dagster calls its own `dev` command superseded, by one that needs another package.
     quiet = "ignore:Function `dev_command` is superseded"
     command = [sys.executable, "-W", quiet, "-m", "dagster", "dev", "--module-name", "al_dagster.definitions"]

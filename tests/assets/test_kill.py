@@ -140,5 +140,5 @@ def test_a_killed_command_leaves_no_run_that_seems_to_go_on(command, claimed, un
         statuses = {run.run_id: run.status for run in instance.get_runs()}
         assert statuses.pop(left.run_id) == dg.DagsterRunStatus.FAILURE
         assert list(statuses.values()) == [dg.DagsterRunStatus.SUCCESS]
-    assert list((own / "dagster" / "commands").iterdir()) == []
+    assert list((own / "dagster" / "run_locks").iterdir()) == []
     assert state_of(own, key) == undisturbed

@@ -3,13 +3,17 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import dagster as dg
 
 from al_dagster.automation.sensors import inbox_sensor
+from al_dagster.definitions import defs
+from al_dagster.labelling.intake import take_folder
 from al_dagster.registry.batches import batch_manifest, list_batches, unfinished_batches
 from al_dagster.registry.database import open_registry
 from al_dagster.resources import build_resources
+from al_dagster.resources.instance import owned_run
 
 TICK = """
 import dagster as dg
@@ -21,7 +25,7 @@ input()
 with dg.DagsterInstance.ephemeral() as instance:
     with dg.build_sensor_context(instance=instance, resources=build_resources(load_settings())) as context:
         result = inbox_sensor(context)
-print(*sorted(request.run_key for request in result.run_requests))
+print(*sorted(request.partition_key for request in result.run_requests))
 """
 
 
@@ -39,7 +43,7 @@ def test_new_files_become_a_batch_with_its_partition_and_run(daemon, home, fill_
     fill_inbox(count=2)
     result = daemon.tick(inbox_sensor)
     (request,) = result.run_requests
-    assert request.partition_key == request.run_key
+    assert request.run_key.startswith(request.partition_key)
     assert request.partition_key.startswith("shapes--")
     assert daemon.instance.get_dynamic_partitions("batch") == [request.partition_key]
     assert files_of(home) == ["picture_0.png", "picture_1.png"]
@@ -143,7 +147,7 @@ def test_a_wrong_project_file_is_reported_and_the_other_projects_go_on(daemon, h
 
 
 def test_more_batches_than_dagster_adds_at_once_are_all_requested_in_the_end(daemon, home, monkeypatch, fill_inbox):
-    monkeypatch.setattr("al_dagster.automation.sensors.PARTITIONS_A_REQUEST", 2)
+    monkeypatch.setattr("al_dagster.automation.requests.PARTITIONS_A_REQUEST", 2)
     fill_inbox(count=5)
     home.settings.batch_size = 1
     counts = [len(daemon.tick(inbox_sensor).run_requests) for _ in range(4)]
@@ -158,3 +162,67 @@ def test_an_unknown_class_is_said_by_the_run(daemon, fill_inbox):
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     error = failure.step_failure_data.error
     assert "does not know 'unicorn'; it knows person" in (error.cause or error).message
+
+
+def fail(daemon, request: dg.RunRequest) -> None:
+    result = daemon.execute("label_batch", request.partition_key, raise_on_error=False, tags=request.tags)
+    assert not result.success
+
+
+def test_a_batch_whose_run_failed_is_tried_again_after_a_wait_until_it_is_labelled(
+    daemon, home, fill_inbox, monkeypatch
+):
+    examples = home.support.rename(home.path / "late")
+    fill_inbox(support=str(home.path / "examples"))
+    (first,) = daemon.tick(inbox_sensor).run_requests
+    fail(daemon, first)
+    assert "1 wait to be tried again" in daemon.tick(inbox_sensor).skip_message
+    monkeypatch.setattr("al_dagster.automation.requests.FIRST_WAIT_SECONDS", 0.0)
+    (second,) = daemon.tick(inbox_sensor).run_requests
+    fail(daemon, second)
+    examples.rename(home.path / "examples")
+    (third,) = daemon.tick(inbox_sensor).run_requests
+    assert len({first.run_key, second.run_key, third.run_key}) == 3
+    assert daemon.execute("label_batch", third.partition_key, tags=third.tags).success
+    assert daemon.tick(inbox_sensor).skip_message == "no new files"
+    (home.path / "examples").rename(home.support)
+
+
+def test_a_batch_whose_project_was_corrected_is_tried_again_at_once(daemon, fill_inbox):
+    fill_inbox(classes=["disc", "bar", "unicorn"])
+    (request,) = daemon.tick(inbox_sensor).run_requests
+    fail(daemon, request)
+    assert isinstance(daemon.tick(inbox_sensor), dg.SkipReason)
+    fill_inbox(count=0)
+    (again,) = daemon.tick(inbox_sensor).run_requests
+    assert again.partition_key == request.partition_key
+    assert daemon.execute("label_batch", again.partition_key, tags=again.tags).success
+
+
+def test_a_batch_whose_run_a_person_cancelled_is_left_alone(daemon, fill_inbox, monkeypatch):
+    monkeypatch.setattr("al_dagster.automation.requests.FIRST_WAIT_SECONDS", 0.0)
+    fill_inbox(classes=["disc", "bar", "unicorn"])
+    (request,) = daemon.tick(inbox_sensor).run_requests
+    fail(daemon, request)
+    (run,) = daemon.instance.get_runs()
+    daemon.instance.report_run_canceled(run)
+    assert isinstance(daemon.tick(inbox_sensor), dg.SkipReason)
+
+
+def test_the_batch_of_a_command_whose_process_is_gone_is_requested(daemon, home):
+    with open_registry(home.settings.database_url) as registry:
+        (key,) = take_folder(registry, home.pictures(2), home.project(), batch_size=10)
+    daemon.instance.add_dynamic_partitions("batch", [key])
+    assert isinstance(daemon.tick(inbox_sensor), dg.SkipReason)
+    run = daemon.instance.create_run_for_job(
+        defs.resolve_job_def("label_batch"), tags={"dagster/partition": key}, status=dg.DagsterRunStatus.STARTED
+    )
+    Path(daemon.instance.root_directory, "run_locks").mkdir(exist_ok=True)
+    with owned_run(daemon.instance, run.run_id):
+        assert isinstance(daemon.tick(inbox_sensor), dg.SkipReason)
+    Path(daemon.instance.root_directory, "run_locks", run.run_id).touch()
+    (request,) = daemon.tick(inbox_sensor).run_requests
+    assert request.partition_key == key
+    assert daemon.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+    assert daemon.execute("label_batch", key, tags=request.tags).success
+    assert daemon.tick(inbox_sensor).skip_message == "no new files"

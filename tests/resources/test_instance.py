@@ -39,7 +39,7 @@ def test_a_dagster_home_of_the_environment_is_used(home, tmp_path, monkeypatch):
 
 def test_a_run_that_is_executed_right_now_is_not_taken_for_abandoned(home):
     with open_instance(home.settings) as instance:
-        lock = home.settings.dagster_home / "commands" / "a-run"
+        lock = home.settings.dagster_home / "run_locks" / "a-run"
         with owned_run(instance, "a-run"):
             with open_instance(home.settings):
                 pass
@@ -53,7 +53,7 @@ def test_the_lock_of_a_run_is_removed_also_when_the_run_raises(home):
             raise RuntimeError
         with open_instance(home.settings):
             pass
-        assert list((home.settings.dagster_home / "commands").iterdir()) == []
+        assert list((home.settings.dagster_home / "run_locks").iterdir()) == []
 
 
 PROCESSES, HOMES = 3, 8
