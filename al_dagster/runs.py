@@ -1,7 +1,7 @@
 """Dagster runs that a command executes in its own process; they are in the UI like any other."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -59,6 +59,14 @@ def execute(
         if not result.success:
             raise _failure(result, run_id)
         return result
+
+
+def batches_under_way(keys: Sequence[str]) -> set[str]:
+    """Those of the batches that a run of another process is working on or waiting to work on."""
+    from al_dagster.automation.requests import under_way
+
+    with open_instance(load_settings()) as instance:
+        return under_way(instance, keys)
 
 
 def step_seconds(result: dg.ExecuteInProcessResult) -> dict[str, float]:

@@ -12,6 +12,7 @@ from al_dagster.core.errors import UserError
 
 if TYPE_CHECKING:
     from al_dagster.core.project import ProjectConfig
+    from al_dagster.core.settings import Settings
     from al_dagster.registry.database import Registry
 
 
@@ -86,13 +87,18 @@ def ingest(
                 _check_files(path, config)
         if again:
             keys = list_batches(registry, project)
+        elsewhere = _under_way(keys)
+        keys = [key for key in keys if key not in elsewhere]
         quarantined = _quarantined(registry, project, path)
         labelled_before = len(list_batches(registry, project)) > len(keys)
     rows = [_label(key, f"batch {number} of {len(keys)}", as_json) for number, key in enumerate(keys, start=1)]
+    synced = _sync(settings, as_json)
     if as_json:
         print_json(rows)
         return
-    _show(project, path, rows, quarantined)
+    _show(project, path, rows, quarantined, elsewhere=len(elsewhere))
+    if synced:
+        say(f"{many(synced, 'change')} that waited for the vector store were pushed to it.")
     if rows or (before is not None and before.grouping != config.grouping):
         from al_dagster.registry.source_groups import grouped
 
@@ -177,6 +183,23 @@ def _quarantined(registry: "Registry", project: str, path: Path | None) -> int:
     return sum(path is None or file.is_relative_to(path.absolute()) for file in files)
 
 
+def _under_way(keys: list[str]) -> set[str]:
+    """The batches that another process is labelling, which this command leaves to it."""
+    if not keys:
+        return set()
+    from al_dagster.runs import batches_under_way
+
+    return batches_under_way(keys)
+
+
+def _sync(settings: "Settings", as_json: bool) -> int:
+    """Push what an earlier command left in the outbox; how many changes that were."""
+    from al_dagster.labelling.index import sync_all
+
+    with progress_bars(not as_json, title="syncing vectors"):
+        return sync_all(settings)["synced"]
+
+
 def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
     with progress_bars(not as_json, title=title):
         from al_dagster.assets.partitions import batches
@@ -202,7 +225,12 @@ def _label(key: str, title: str, as_json: bool) -> dict[str, Any]:
     }
 
 
-def _show(project: str, path: Path | None, rows: list[dict[str, Any]], quarantined: int) -> None:
+def _show(project: str, path: Path | None, rows: list[dict[str, Any]], quarantined: int, elsewhere: int) -> None:
+    if elsewhere:
+        batches = "1 batch is" if elsewhere == 1 else f"{elsewhere} batches are"
+        say(f"{project}: {batches} being labelled by another process; `al ui` shows how far it is")
+    if not rows and elsewhere:
+        return
     if not rows:
         but = (
             f" but {quarantined}, which {'is' if quarantined == 1 else 'are'} quarantined:  al status"

@@ -14,7 +14,7 @@ from al_dagster.labelling.stage import StageResult
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.embedding_versions import list_versions
 from al_dagster.registry.objects import count_objects, object_ids
-from al_dagster.registry.outbox import outbox_counts, sync_embeddings
+from al_dagster.registry.outbox import outbox_counts, pending_versions, sync_embeddings
 from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vectors.protocols import VectorStore
 
@@ -55,14 +55,17 @@ def sync_all(settings: Settings) -> dict[str, int]:
 
 
 def sync_stores(registry: Registry, open_store: Callable[[str, int], VectorStore]) -> dict[str, int]:
-    """Push everything that waits in the outbox to the stores; see `sync_all`.
+    """Push everything that waits in the outbox to the stores; see `sync_all`. Where nothing waits no store is opened.
 
     Args:
         registry: holds the outbox.
         open_store: opens the store of an embedding version, given its id and dimension.
     """
     totals = {"synced": 0, "failed": 0, "pending": 0}
+    waiting = pending_versions(registry)
     for version in list_versions(registry):
+        if version.version_id not in waiting:
+            continue
         with open_store(version.version_id, version.dimension) as store:
             done = sync_embeddings(registry, store, progress=partial(report, version.version_id))
         for name in totals:

@@ -57,7 +57,8 @@ def take_folder(registry: Registry, path: Path, project: ProjectConfig, *, batch
     """Claim the files of a folder, or one file, read in place, for a project; links may lead out of the folder.
 
     Returns:
-        Keys of the batches of this project that are not labelled yet: the new ones and any that were interrupted.
+        Keys of the batches of this project that are not finished: the new ones, any that a command left, and those
+        with files of this folder, whoever claimed them.
 
     Raises:
         UserError: the path does not exist.
@@ -70,7 +71,11 @@ def take_folder(registry: Registry, path: Path, project: ProjectConfig, *, batch
     if folder != path:
         files = [file for file in files if file.path == str(path.absolute())]
     _claim(registry, project, files, batch_size, "command")
-    return unfinished_batches(registry, project_id=project.name, origin="command")
+    wanted = {
+        *unfinished_batches(registry, project_id=project.name, origin="command"),
+        *unfinished_batches(registry, project_id=project.name, path=path),
+    }
+    return [key for key in unfinished_batches(registry, project_id=project.name) if key in wanted]
 
 
 def no_input(project: ProjectConfig) -> list[Path]:

@@ -1,5 +1,6 @@
 """Search: the objects most like an object of the registry, or like the object that a picture shows."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 
 from al_dagster.core.errors import UnreadableFileError, UserError
 from al_dagster.core.settings import Settings
-from al_dagster.labelling.models import environment
+from al_dagster.labelling.index import sync_stores
+from al_dagster.labelling.models import environment, project_models
 from al_dagster.media.reading import read_image
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.embedding_versions import list_versions, versions_in_use
 from al_dagster.registry.objects import get_object
 from al_dagster.registry.paths import newest_path
+from al_dagster.registry.projects import get_project
 from al_dagster.registry.search import SearchHit, search_object, search_vectors
 from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vision.crops import crop_object
@@ -36,10 +39,16 @@ def search_like(settings: Settings, like: str, **conditions: Any) -> list[dict[s
         UserError: there is no such object or picture, or nothing is indexed yet.
     """
     with open_registry(settings.database_url) as registry:
-        if like.startswith("obj_"):
+        sync_stores(registry, partial(ChromaStore, settings.chroma_dir))
+        if Path(like).is_file():
+            hits = _like_picture(settings, registry, Path(like), conditions)
+        elif like.startswith("obj_"):
             hits = _like_object(settings, registry, like, conditions)
         else:
-            hits = _like_picture(settings, registry, Path(like), conditions)
+            raise UserError(
+                f"{like!r} is neither an object id nor a file: give an object id or a picture of one object; words "
+                "cannot be searched for"
+            )
         return [
             {
                 "similarity": round(hit.similarity, 4),
@@ -61,10 +70,16 @@ def _like_object(settings: Settings, registry: Registry, object_id: str, conditi
 
 def _like_picture(settings: Settings, registry: Registry, path: Path, conditions: dict[str, Any]) -> list[SearchHit]:
     """Embeds the picture the way a support picture is: the object fills it but for a small margin."""
-    indexed = versions_in_use(registry, conditions.get("project"))
+    project = conditions.get("project")
+    indexed = versions_in_use(registry, project)
     if not indexed:
         raise UserError("nothing is indexed yet; `al ingest` labels and indexes images")
     machine = environment(settings)
+    if project is not None:
+        own = project_models(get_project(registry, project), machine).embedder.version_id
+        indexed.sort(key=lambda version: version != own)
+    elif len(indexed) > 1:
+        raise UserError("projects have vectors of several embedders, which cannot be compared: name one by --project")
     models = next((found for version in indexed if (found := build_embedding_models(version, machine))), None)
     if models is None:
         raise UserError(

@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.ids import batch_key
 from al_dagster.registry.base import UtcNow, bulk_insert, chunked
 from al_dagster.registry.database import Registry
-from al_dagster.registry.tables import Batch, BatchFile, FrameLabel
+from al_dagster.registry.tables import Batch, BatchFile, EmbeddingOutbox, FrameLabel, Object
 
 Origin = Literal["inbox", "command"]
 
@@ -84,8 +85,21 @@ def list_batches(registry: Registry, project_id: str | None = None) -> list[str]
         return list(session.scalars(oldest_first))
 
 
-def unfinished_batches(registry: Registry, *, project_id: str | None = None, origin: Origin | None = None) -> list[str]:
-    """The keys of the batches that no run has brought to its end with every frame labelled, oldest first."""
+def unfinished_batches(
+    registry: Registry,
+    *,
+    project_id: str | None = None,
+    origin: Origin | None = None,
+    path: Path | None = None,
+) -> list[str]:
+    """The keys of the batches that no run has brought to its end with every frame labelled, oldest first.
+
+    Args:
+        registry: the registry.
+        project_id: only batches of this project.
+        origin: only batches that were claimed so.
+        path: only batches with this file, or with a file below this folder.
+    """
     unfinished = (
         select(BatchFile.batch_key)
         .join(Batch)
@@ -97,6 +111,10 @@ def unfinished_batches(registry: Registry, *, project_id: str | None = None, ori
         unfinished = unfinished.where(Batch.project_id == project_id)
     if origin is not None:
         unfinished = unfinished.where(Batch.origin == origin)
+    if path is not None:
+        at = str(path.absolute())
+        below = BatchFile.file_path.startswith(at.rstrip("/") + "/", autoescape=True)
+        unfinished = unfinished.where(or_(BatchFile.file_path == at, below))
     with registry.reader() as session:
         return list(session.scalars(unfinished))
 
@@ -116,7 +134,7 @@ def record_run(registry: Registry, batch_key: str, *, run_id: str, parameters: M
 
 
 def mark_labelled(registry: Registry, batch_key: str) -> None:
-    """Note that every stage has done a batch, unless some frame of it could not be labelled the last time.
+    """Note that every stage has done a batch, unless some frame of it could not be labelled or a vector still waits.
 
     A batch that never was finished is asked for again, so that this comes last, when all else is stored.
 
@@ -125,9 +143,19 @@ def mark_labelled(registry: Registry, batch_key: str) -> None:
         batch_key: the batch.
     """
     failed = select(FrameLabel.frame_id).where(FrameLabel.batch_key == batch_key, FrameLabel.error.is_not(None))
+    waiting = (
+        select(EmbeddingOutbox.id)
+        .join(Object, Object.object_id == EmbeddingOutbox.object_id)
+        .where(Object.batch_key == batch_key, EmbeddingOutbox.status == "pending")
+    )
     with registry.session() as session:
-        finished = (Batch.batch_key == batch_key, ~failed.exists())
+        finished = (Batch.batch_key == batch_key, ~failed.exists(), ~waiting.exists())
         session.execute(update(Batch).where(*finished).values(labelled_at=UtcNow()))
+
+
+def mark_unfinished(session: Session, batch_key: str) -> None:
+    """Note within a transaction that a batch waits for its vectors, though it was finished before."""
+    session.execute(update(Batch).where(Batch.batch_key == batch_key).values(labelled_at=None))
 
 
 def _claimed(session: Session, project_id: str, files: Sequence[FileEntry]) -> set[FileEntry]:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from al_dagster.core.geometry import MIN_SIDE
 from al_dagster.registry.base import bulk_insert, chunked
+from al_dagster.registry.batches import mark_unfinished
 from al_dagster.registry.calibrations import standing_calibrators
 from al_dagster.registry.categories import resolve_categories
 from al_dagster.registry.database import Registry
@@ -104,6 +105,8 @@ def register_batch(
         )
         without = [object_id for object_id, label in plan.matched if label.embedding is None]
         queued += queue_deletes(session, [*plan.superseded, *without])
+        if queued:
+            mark_unfinished(session, batch_key)
     outcomes = [(label.object_id, *plan.outcomes[label.object_id]) for label in labels]
     counted = Counter(outcome for _, _, outcome in outcomes)
     counted["suppressed"] += len(objects) - len(labels)

@@ -100,6 +100,13 @@ def outbox_counts(registry: Registry, *, batch_key: str | None = None) -> dict[s
         return dict.fromkeys(STATUSES, 0) | {row.status: row.rows for row in session.execute(statement)}
 
 
+def pending_versions(registry: Registry) -> set[str]:
+    """The embedding versions whose stores a change waits for."""
+    waiting = select(EmbeddingOutbox.version_id).where(EmbeddingOutbox.status == "pending").distinct()
+    with registry.reader() as session:
+        return set(session.scalars(waiting))
+
+
 def _pending(version_id: str, batch_key: str | None) -> Select[tuple[int, str, str, bytes | None, int]]:
     statement = (
         select(

@@ -24,6 +24,7 @@ from al_dagster.core.project import parse_project
 from al_dagster.core.settings import Settings
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.projects import list_projects, save_project
+from al_dagster.registry.review import delete_objects
 
 COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "calibrate", "lineage", "doctor", "ui")
 GROUPS = {
@@ -316,6 +317,31 @@ def test_search_finds_the_like_of_an_object_and_of_a_picture(here: Callable, pla
     assert [hit["category"] for hit in hits] == ["square"] * 2
     said = here("search", disc, "-k", "2", home=place.home)
     assert max(map(len, said.out.splitlines())) <= 80
+
+
+def test_a_picture_whose_file_is_named_like_an_object_is_searched_as_a_picture(
+    here: Callable, place: Any, tmp_path: Path
+) -> None:
+    picture = shutil.copy(place.support / "square" / "2.png", tmp_path / "obj_1.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        hits = here("search", picture.name, "-k", "2", "--json", home=place.home).json
+    assert [hit["category"] for hit in hits] == ["square"] * 2
+
+
+@pytest.mark.parametrize("command", ["ingest", "search", "sync"])
+def test_what_a_killed_command_left_for_the_vector_store_is_pushed_by_the_next(
+    here: Callable, labelled_home: Path, place: Any, command: str
+) -> None:
+    home = labelled_home
+    found = here("objects", "list", "--category", "disc", "--json", home=home).json
+    with open_registry(Settings(home=home).database_url) as registry:
+        # As a process leaves it that was killed after its transaction.
+        delete_objects(registry, [found[0]["object_id"]], "ada")
+    assert here("status", "--json", home=home).json["outbox"]["pending"] == 1
+    arguments = {"ingest": [place.images, "-p", "shapes"], "search": [found[1]["object_id"]], "sync": []}
+    assert here(command, *arguments[command], home=home).status == 0
+    assert here("status", "--json", home=home).json["outbox"]["pending"] == 0
 
 
 def test_reconciling_repairs_nothing_where_nothing_is_wrong(place: Any) -> None:

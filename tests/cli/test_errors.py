@@ -83,6 +83,7 @@ def test_without_a_registry_the_command_says_how_to_make_one_and_makes_nothing(
         (["objects", "list", "--category", "triangle"], ["'triangle'", "disc, square"]),
         (["objects", "list", "--conflicts", "--category", "disc"], ["--conflicts goes with"]),
         (["search", "obj_aaaaaaaaaaaa"], ["no object"]),
+        (["search", "red car"], ["red car", "words cannot be searched for"]),
         (["search", "nowhere.png"], ["nowhere.png", "give an object id or a picture"]),
         (["search", "nowhere.png", "--category", "triangle"], ["disc, square"]),
         (["dataset", "create", "--name", "x", "-p", "nothing"], ["no project 'nothing'", "shapes"]),

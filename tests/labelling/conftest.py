@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from al_dagster.core.schemas import LAKE_SCHEMAS
 from al_dagster.labelling.classify import classify_objects
 from al_dagster.labelling.detect import detect
 from al_dagster.labelling.embed import embed
+from al_dagster.labelling.index import index_vectors
 from al_dagster.labelling.ingest import frame, ingest
 from al_dagster.labelling.intake import take_folder
 from al_dagster.labelling.masks import RunMasks
@@ -23,6 +25,7 @@ from al_dagster.media.loader import ImageLoader
 from al_dagster.registry.batches import batch_manifest, mark_labelled
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.masks import MaskStore
+from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vision.profiles import Models
 
 MAX_PIXELS = 10_000_000
@@ -123,7 +126,8 @@ class Chain:
         return self._keep("objects", result)
 
     def finish(self) -> None:
-        """What the last stage does once its table is stored."""
+        """The last stage, and what it does once its table is stored."""
+        index_vectors(self.registry, partial(ChromaStore, self.masks.root.parent / "chroma"), self.key)
         mark_labelled(self.registry, self.key)
 
     def up_to(self, stage: str) -> StageResult:

@@ -8,7 +8,7 @@ import pytest
 from al_dagster.core.project import UNKNOWN
 from al_dagster.core.schemas import CLASSIFICATIONS
 from al_dagster.labelling.quality import frames_labelled
-from al_dagster.registry.batches import unfinished_batches
+from al_dagster.registry.batches import mark_labelled, unfinished_batches
 from al_dagster.registry.frame_labels import count_frames, list_frames, mark_background, unmark_background
 from al_dagster.registry.objects import get_object, list_objects
 from al_dagster.registry.outbox import outbox_counts
@@ -37,6 +37,22 @@ def test_the_objects_of_a_batch_stand_in_the_registry_with_all_that_made_them(ch
 
 def test_the_batch_is_not_finished_by_its_objects_alone(chain):
     chain.up_to("objects")
+    assert unfinished_batches(chain.registry) == [chain.key]
+    chain.finish()
+    assert unfinished_batches(chain.registry) == []
+
+
+def test_a_batch_is_not_finished_while_a_vector_waits(chain):
+    chain.up_to("objects")
+    mark_labelled(chain.registry, chain.key)
+    assert unfinished_batches(chain.registry) == [chain.key]
+    chain.finish()
+    chain.objects("another run")
+    assert unfinished_batches(chain.registry) == []
+    edited = chain.last("embeddings").to_pylist()
+    edited[0]["embedding"] = edited[1]["embedding"]
+    chain.tables["embeddings"] = pa.Table.from_pylist(edited, schema=chain.last("embeddings").schema)
+    chain.objects("a third run")
     assert unfinished_batches(chain.registry) == [chain.key]
     chain.finish()
     assert unfinished_batches(chain.registry) == []
