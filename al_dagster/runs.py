@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterEvent
+from dagster import DagsterEvent, DagsterEventType
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 from dagster_shared.error import SerializableErrorInfo
 
 from al_dagster.core.errors import UserError
@@ -69,6 +70,31 @@ def batches_under_way(keys: Sequence[str]) -> set[str]:
         return under_way(instance, keys)
 
 
+def why_unfinished(keys: Sequence[str]) -> dict[str, str]:
+    """What became of the newest run of each batch: what it failed of, or that it is under way.
+
+    Args:
+        keys: of batches that are not finished; those that no run has begun are left out of the result.
+    """
+    from al_dagster.automation.requests import UNFINISHED
+
+    said = {}
+    with open_instance(load_settings()) as instance:
+        for key in keys:
+            for run in instance.get_runs(dg.RunsFilter(tags={PARTITION_NAME_TAG: key}), limit=1):
+                if run.status == dg.DagsterRunStatus.FAILURE:
+                    said[key] = _why_failed(instance, run.run_id)
+                elif run.status == dg.DagsterRunStatus.CANCELED:
+                    said[key] = "its run was cancelled"
+                elif run.status == dg.DagsterRunStatus.SUCCESS:
+                    said[key] = "some of its images could not be labelled; `al images list --state failed` names them"
+                elif run.status in UNFINISHED:
+                    said[key] = (
+                        "being labelled now" if run.status == dg.DagsterRunStatus.STARTED else "waits in the queue"
+                    )
+    return said
+
+
 def step_seconds(result: dg.ExecuteInProcessResult) -> dict[str, float]:
     """Seconds that each asset took in a run."""
     return {
@@ -93,6 +119,15 @@ def failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:
     ]
 
 
+def _why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
+    kinds = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
+    records = instance.get_records_for_run(run_id, of_type=kinds).records
+    events = [record.event_log_entry.dagster_event for record in records if record.event_log_entry.dagster_event]
+    reasons = [_reason(event)[0] for event in events if event.is_step_failure]
+    said = reasons or [event.message for event in events if event.message]
+    return said[0] if said else f"its run {run_id} failed; `al ui` shows its log"
+
+
 def _finding(figures: Mapping[str, Any]) -> str:
     more = int(figures.get("wrong", 1)) - 1
     first = figures.get("first_wrong", "see `al ui`")
@@ -101,14 +136,21 @@ def _finding(figures: Mapping[str, Any]) -> str:
 
 def _failure(result: dg.ExecuteInProcessResult, run_id: str) -> Exception:
     failures = [event for event in result.all_events if event.is_step_failure]
-    for event in failures:
-        message = _user_error(event)
-        if message:
-            return UserError(message)
-    where = failures[0].step_key if failures else "the run"
-    error = failures[0].step_failure_data.error if failures else None
-    reason = (error.cause or error).message.strip().splitlines()[-1] if error else "see its log"
-    return RunFailedError(f"{where} failed: {reason} (run {run_id}; `al ui` shows its log)")
+    reasons = [_reason(event) for event in failures]
+    for reason, of_user in reasons:
+        if of_user:
+            return UserError(reason)
+    where, why = (failures[0].step_key, reasons[0][0]) if failures else ("the run", "see its log")
+    return RunFailedError(f"{where} failed: {why} (run {run_id}; `al ui` shows its log)")
+
+
+def _reason(event: DagsterEvent) -> tuple[str, bool]:
+    """What a step failed of, and whether the user can put it right."""
+    said = _user_error(event)
+    if said:
+        return said, True
+    error = event.step_failure_data.error
+    return ((error.cause or error).message.strip().splitlines()[-1] if error else "see its log"), False
 
 
 def _user_error(event: DagsterEvent) -> str | None:

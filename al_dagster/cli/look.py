@@ -1,13 +1,15 @@
 """``al status``, ``search`` and ``sync``."""
 
+import shlex
 from typing import Annotated, Any
 
 import typer
 
 from al_dagster.cli.grouping import describe_groups
-from al_dagster.cli.output import Json, print_facts, print_json, print_table, progress_bars, say
+from al_dagster.cli.output import Json, many, print_facts, print_json, print_table, progress_bars, say
 
 SHOWN = 20
+REASONS_LOOKED_UP = 100
 
 _LISTS = ("projects", "unfinished", "quarantined", "labelled_in_part", "datasets")
 
@@ -42,11 +44,12 @@ def status(as_json: Json = False) -> None:
     found: dict[str, Any] = {key: [] for key in _LISTS}
     found["outbox"] = dict.fromkeys(("pending", "synced", "failed"), 0)
     if has_registry(settings):
-        from al_dagster.registry.batches import unfinished_batches
+        from al_dagster.registry.batches import describe_batches, unfinished_batches
         from al_dagster.registry.status import read_status
 
         with standing_registry(settings) as registry:
-            found = {**read_status(registry), "unfinished": unfinished_batches(registry)}
+            unfinished = describe_batches(registry, unfinished_batches(registry))
+            found = {**read_status(registry), "unfinished": _with_reasons(unfinished)}
     if as_json:
         print_json(found)
     else:
@@ -68,8 +71,10 @@ def _show(home: str, found: dict[str, Any]) -> None:
         print_facts(row["project"], facts)
     if found["unfinished"]:
         say("")
-        say("Unfinished batches; the `al ingest` that began them, or --again, goes on with them:")
-        _list([f"  {key}" for key in found["unfinished"]])
+        say("Unfinished batches:")
+        _list([f"  {row['batch']}  {many(row['files'], 'file')}: {row['reason']}" for row in found["unfinished"]])
+        for command in dict.fromkeys(_goes_on(row) for row in found["unfinished"]):
+            say(f"To go on with them:  {command}")
     for key, title in (("quarantined", "Quarantined files"), ("labelled_in_part", "Files labelled only in part")):
         if found[key]:
             say("")
@@ -85,6 +90,22 @@ def _show(home: str, found: dict[str, Any]) -> None:
         say("`al sync --reconcile` tries the failed ones again.")
     elif outbox["pending"]:
         say("`al sync` pushes the pending ones.")
+
+
+def _with_reasons(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The batches, each with why it is not finished."""
+    if not batches:
+        return []
+    from al_dagster.runs import why_unfinished
+
+    reasons = why_unfinished([row["batch"] for row in batches[:REASONS_LOOKED_UP]])
+    return [{**row, "reason": reasons.get(row["batch"], "not begun")} for row in batches]
+
+
+def _goes_on(row: dict[str, Any]) -> str:
+    if row["origin"] == "inbox":
+        return "al ui"
+    return f"al ingest {shlex.quote(row['folder'])} --project {row['project']}"
 
 
 def _counts(row: dict[str, Any], first: str, *others: str) -> str:

@@ -119,6 +119,23 @@ def unfinished_batches(
         return list(session.scalars(unfinished))
 
 
+def describe_batches(registry: Registry, batch_keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each batch its project, who sees to it (``origin``), how many files it has and the folder of the first."""
+    rows = {}
+    with registry.reader() as session:
+        for chunk in chunked(list(batch_keys)):
+            query = (
+                select(Batch.batch_key, Batch.project_id, Batch.origin, func.count(), func.min(BatchFile.file_path))
+                .join(BatchFile)
+                .where(Batch.batch_key.in_(chunk))
+                .group_by(Batch.batch_key)
+            )
+            for key, project, origin, files, first in session.execute(query):
+                row = {"batch": key, "project": project, "origin": origin, "files": files}
+                rows[key] = {**row, "folder": str(Path(first).parent)}
+    return [rows[key] for key in batch_keys]
+
+
 def record_run(registry: Registry, batch_key: str, *, run_id: str, parameters: Mapping[str, Any]) -> None:
     """Note which run registered the objects of a batch, and how.
 

@@ -19,12 +19,16 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image as Pillow
 
+from al_dagster.assets.partitions import batches
+from al_dagster.core.errors import UserError
 from al_dagster.core.lake import Lake
 from al_dagster.core.project import parse_project
 from al_dagster.core.settings import Settings
+from al_dagster.labelling.intake import take_folder
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.projects import list_projects, save_project
 from al_dagster.registry.review import delete_objects
+from al_dagster.runs import execute
 
 COMMANDS = ("demo", "ingest", "status", "search", "sync", "train", "evaluate", "calibrate", "lineage", "doctor", "ui")
 GROUPS = {
@@ -169,6 +173,29 @@ def test_new_classes_for_labelled_files_say_how_to_apply_them(here: Callable, st
     assert "nothing new" in said.out
     assert "is configured anew; `al ingest --project shapes --again`" in said.out
     assert "is configured anew" not in here(*call, home=story.home).out
+
+
+def test_status_says_why_a_batch_is_unfinished_and_what_goes_on_with_it(
+    here: Callable, place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, images = tmp_path / "home", shutil.copytree(place.images, tmp_path / "my images")
+    monkeypatch.setenv("AL_HOME", str(home))
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    project = parse_project({"name": "zoo", "classes": ["unicorn"]}, "the test")
+    with open_registry(Settings(home=home).database_url) as registry:
+        failing, waiting = take_folder(registry, images, project, batch_size=3)
+    with pytest.raises(UserError, match="unicorn"):
+        execute("label_batch", partition=failing, partitions=batches)
+    said = here("status", home=home)
+    assert said.status == 0
+    lines = said.out.splitlines()
+    (failed,) = [line for line in lines if failing in line]
+    assert "3 files: " in failed
+    assert "does not know 'unicorn'" in failed
+    (not_begun,) = [line for line in lines if waiting in line]
+    assert not_begun.endswith("files: not begun")
+    assert f"To go on with them:  al ingest '{images}' --project zoo" in lines
+    assert [row["batch"] for row in here("status", "--json", home=home).json["unfinished"]] == [failing, waiting]
 
 
 def test_status_says_why_files_were_quarantined(here: Callable, place: Any) -> None:
