@@ -7,6 +7,7 @@ from urllib.parse import quote, unquote
 import fsspec
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.failpoints import reach
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,11 +87,14 @@ class Lake:
         folder, _, name = path.rpartition("/")
         staged = f"{folder}/.{name}.{uuid.uuid4().hex}"
         self._fs.makedirs(folder, exist_ok=True)
+        reach(f"{asset} not written")
         try:
             with self._fs.open(staged, "wb") as file:
+                reach(f"{asset} half written")
                 pq.write_table(table.select(schema.names).cast(schema), file, compression="zstd")
             size = int(self._fs.size(staged))
             self._fs.mv(staged, path)
+            reach(f"{asset} written")
         finally:
             if self._fs.exists(staged):
                 self._fs.rm(staged)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from al_dagster.core.failpoints import reach
 from al_dagster.core.ids import frame_id
 from al_dagster.core.progress import report
 from al_dagster.core.schemas import FRAMES, SOURCES
@@ -65,6 +66,7 @@ def ingest(
         for file in manifest
     ]
     registered = register_sources(registry, batch_key, rows, duplicate_distance)
+    reach("sources committed")
     status = Counter(row["status"] for row in registered)
     ready = [_metadata(row) for row in registered if row["status"] == "ready"]
     return StageResult(

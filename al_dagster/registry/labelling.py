@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import RowMapping, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
+from al_dagster.core.failpoints import reach
 from al_dagster.core.geometry import MIN_SIDE
 from al_dagster.registry.base import bulk_insert, chunked
 from al_dagster.registry.batches import mark_unfinished
@@ -107,6 +108,8 @@ def register_batch(
         queued += queue_deletes(session, [*plan.superseded, *without])
         if queued:
             mark_unfinished(session, batch_key)
+        reach("objects not committed")
+    reach("objects committed")
     outcomes = [(label.object_id, *plan.outcomes[label.object_id]) for label in labels]
     counted = Counter(outcome for _, _, outcome in outcomes)
     counted["suppressed"] += len(objects) - len(labels)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.failpoints import reach
 
 VERSION_LENGTH = 8
 COMPRESSION = 1
@@ -70,7 +71,9 @@ class MaskStore:
             except FileNotFoundError:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 staged.write_bytes(encoded)
+            reach("mask half written")
             os.replace(staged, path)  # noqa: PTH105
+            reach("mask written")
         except BaseException:
             staged.unlink(missing_ok=True)
             raise

@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import Exists, Row, Select, Update, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session, aliased
 
+from al_dagster.core.failpoints import reach
 from al_dagster.registry.base import UtcNow
 from al_dagster.registry.database import Registry
 from al_dagster.registry.embedding_versions import list_versions
@@ -78,7 +79,9 @@ def sync_embeddings(
                 rows = session.execute(pending.where(EmbeddingOutbox.id > after).limit(chunk)).all()
             if not rows:
                 break
+            reach("vectors not written")
             refused = _apply(store, rows)
+            reach("vectors written")
             counts = _mark(registry, store.version_id, rows, refused)
         synced, failed, done, after = synced + counts[0], failed + counts[1], done + len(rows), rows[-1].id
         if progress:

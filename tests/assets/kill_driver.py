@@ -20,19 +20,16 @@ import chromadb  # noqa: F401
 import dagster as dg
 import imagehash  # noqa: F401
 import pandas  # noqa: F401
-import pyarrow.parquet as pq
+import pyarrow.parquet  # noqa: F401
 
 from al_dagster import runs
 from al_dagster.assets import all_assets
 from al_dagster.assets.partitions import batches
-from al_dagster.core.lake import Lake
+from al_dagster.core.failpoints import set_failpoint
 from al_dagster.core.project import ModelsConfig
 from al_dagster.core.settings import load_settings
 from al_dagster.labelling import classify, detect, embed, index, ingest, register, segment, sheets  # noqa: F401
-from al_dagster.registry import batches as ledger
-from al_dagster.registry import labelling, masks, outbox
 from al_dagster.resources import build_resources
-from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vision import profiles
 
 profiles.build_models("embedded", ModelsConfig(), (), profiles.Environment(Path(), Path()))
@@ -45,63 +42,26 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def on_call(number: int, before: bool, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which kills the process before or after its n-th call, counted from 1."""
+def on_call(number: int) -> Callable[[], None]:
+    """Kills the process when it is called for the n-th time, counted from 1."""
     calls = 0
 
-    def watched(*args: Any, **options: Any) -> Any:
+    def watched() -> None:
         nonlocal calls
         calls += 1
-        if before and calls == number:
-            die()
-        result = function(*args, **options)
         if calls == number:
             die()
-        return result
 
     return watched
 
 
 def arm(place: str, call: int) -> None:
-    """Have this process killed at a place: ``before``, ``within`` or ``after`` the write of an asset, or another."""
-    when, _, what = place.partition(":")
-    write = Lake.write
-
-    def lake_write(lake: Lake, asset: str, partition: str, table: Any) -> int:
-        if asset == what and when == "before":
-            die()
-        if asset == what and when == "within":
-            pq.write_table = half_a_file
-        size = write(lake, asset, partition, table)
-        if asset == what and when == "after":
-            die()
-        return size
-
-    def half_a_file(table: Any, file: Any, **options: Any) -> None:
-        file.write(b"PAR1 half a file")
-        file.flush()
-        die()
-
-    if when in ("before", "within", "after"):
-        Lake.write = lake_write  # type: ignore[method-assign]
-    elif place == "mask half written":
-        masks.os.replace = on_call(call, True, os.replace)  # type: ignore[assignment]
-    elif place == "mask written":
-        masks.os.replace = on_call(call, False, os.replace)  # type: ignore[assignment]
-    elif place == "objects not committed":
-        labelling.queue_upserts = on_call(call, False, labelling.queue_upserts)
-    elif place == "objects committed":
-        register.record_run = on_call(call, True, ledger.record_run)
-    elif place == "vectors not written":
-        ChromaStore.upsert = on_call(call, True, ChromaStore.upsert)  # type: ignore[method-assign]
-    elif place == "vectors written":
-        outbox._mark = on_call(call, True, outbox._mark)
-    elif place == "sources committed":
-        ingest.register_sources = on_call(call, False, ingest.register_sources)
-    elif when == "model":
-        kill_in_model(what, call)
+    """Have this process killed when it reaches a place for the n-th time; ``model:<role>`` is within a model's call."""
+    kind, _, role = place.partition(":")
+    if kind == "model":
+        kill_in_model(role, call)
     else:
-        raise ValueError(place)
+        set_failpoint(place, on_call(call))
 
 
 def kill_in_model(role: str, call: int) -> None:
@@ -111,7 +71,13 @@ def kill_in_model(role: str, call: int) -> None:
     from al_dagster.vision.sam2 import Sam2Segmenter
 
     model = {"detect": Florence2Detector, "segment": Sam2Segmenter, "embed": DinoV2Embedder}[role]
-    setattr(model, role, on_call(call, True, getattr(model, role)))
+    asked, called = getattr(model, role), on_call(call)
+
+    def watched(*args: Any, **options: Any) -> Any:
+        called()
+        return asked(*args, **options)
+
+    setattr(model, role, watched)
     model.images_per_call = property(lambda self: 1, lambda self, value: None)
 
 

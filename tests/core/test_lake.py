@@ -86,7 +86,7 @@ def test_partitions_are_listed_sorted_under_their_own_names(lake):
         assert lake.read(ASSET, name).column("object_id").to_pylist() == [name]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=20))
 def test_any_partition_name_stays_inside_its_folder_and_is_read_back(tmp_path: Path, name: str):
     folder = tmp_path / uuid.uuid4().hex

@@ -1,6 +1,6 @@
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from al_dagster.datasets.content import table_hash
@@ -34,7 +34,6 @@ def table(values: list[dict[str, object]]) -> pa.Table:
 
 
 @given(rows, rows)
-@settings(deadline=None)
 def test_only_equal_values_have_the_same_hash(first: list[dict[str, object]], second: list[dict[str, object]]):
     # As text, -0.0 is not 0.0.
     one, other = ([[row[name] for name in SCHEMA.names] for row in rows] for rows in (first, second))
@@ -44,7 +43,6 @@ def test_only_equal_values_have_the_same_hash(first: list[dict[str, object]], se
 
 
 @given(rows, st.integers(0, 8))
-@settings(deadline=None)
 def test_how_the_values_lie_in_memory_changes_nothing(values: list[dict[str, object]], cut: int):
     whole = table(values)
     pieces = pa.concat_tables([whole.slice(0, cut), whole.slice(cut)])

@@ -96,7 +96,7 @@ def expected_box(image: Any, item: Any) -> list[float]:
 
 
 @given(datasets())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_yolo_boxes_come_back(dataset: FrozenDataset):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -117,7 +117,7 @@ def test_yolo_boxes_come_back(dataset: FrozenDataset):
 
 
 @given(datasets())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_yolo_outlines_come_back_and_stay_inside(dataset: FrozenDataset):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -154,7 +154,7 @@ def filled(points: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 @given(datasets())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_coco_comes_back_through_its_own_library(dataset: FrozenDataset):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

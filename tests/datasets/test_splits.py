@@ -60,7 +60,6 @@ hashes = st.lists(
 
 
 @given(hashes, st.integers(0, 20))
-@settings(deadline=None)
 def test_leaks_are_exactly_the_near_pairs_across_splits(images: list[tuple[str, int | None, int]], distance: int):
     splits = [split for split, _, _ in images]
     # The bits are spread over all four words of the hash.
@@ -85,7 +84,6 @@ def test_leaks_are_exactly_the_near_pairs_across_splits(images: list[tuple[str, 
 
 
 @given(hashes, st.integers(0, 12))
-@settings(deadline=None)
 def test_new_images_never_push_out_old_ones(images: list[tuple[str, int | None, int]], distance: int):
     def kept(count: int) -> list[int]:
         splits = [split for split, _, _ in images[:count]]

@@ -2,10 +2,8 @@ import hashlib
 import io
 import os
 import struct
-import time
 import warnings
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,11 +274,9 @@ def test_text_is_no_image_whatever_its_name(tmp_path, name):
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
     (tmp_path / "a.png").write_bytes(png_header(30_000, 30_000))
-    started = time.perf_counter()
     assert reason(tmp_path / "a.png", 200_000_000) == (
         "decodes to 900 megapixels; the limit is 200 (AL_MAX_IMAGE_PIXELS)"
     )
-    assert time.perf_counter() - started < 2
 
 
 def test_the_limit_is_the_callers_and_not_pillows(photo, draw, monkeypatch):
@@ -423,7 +419,7 @@ def test_only_a_tiff_has_a_second_page(photo):
     assert changed(replace(inspected(photo("a.png")), page=1)) == "has no page 2"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damage_anywhere_gives_an_image_or_a_reason(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory):
     image_format = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000"]))
@@ -447,14 +443,3 @@ def test_damage_anywhere_gives_an_image_or_a_reason(data: st.DataObject, tmp_pat
     else:
         assert image.dtype == np.uint8
         assert image.shape[2:] == (3,)
-
-
-def test_reading_a_photo_is_quick(photo: Callable[..., Path]):
-    path = photo("a.jpg", 768, 1024, quality=90)
-
-    def seconds() -> float:
-        started = time.perf_counter()
-        read_image(path, max_pixels=LIMIT)
-        return time.perf_counter() - started
-
-    assert min(seconds() for _ in range(10)) < 0.05

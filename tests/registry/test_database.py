@@ -75,15 +75,6 @@ def test_the_connection_is_prepared(registry):
     assert found == {"journal_mode": "wal", "busy_timeout": 30_000, "foreign_keys": 1, "synchronous": 1}
 
 
-def test_opening_a_registry_that_is_up_to_date_is_quick(registry, registry_url):
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        open_registry(registry_url).dispose()
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.05
-
-
 def test_several_processes_may_open_a_new_registry_at_once(registry_url):
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         assert pool.map(open_and_close, [registry_url] * 6) == [HEAD] * 6

@@ -20,7 +20,7 @@ def store(tmp_path):
     return MaskStore(tmp_path / "masks")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(mask=hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=70)))
 def test_a_mask_comes_back_bit_for_bit(tmp_path_factory, mask):
     store = MaskStore(tmp_path_factory.getbasetemp() / "masks")

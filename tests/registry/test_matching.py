@@ -28,7 +28,7 @@ def iou(first, second):
     return float(iou_matrix(xywh_to_xyxy(np.array([first])), xywh_to_xyxy(np.array([second])))[0, 0])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     first=st.lists(st.tuples(categories, boxes), max_size=8), second=st.lists(st.tuples(categories, boxes), max_size=8)
 )
@@ -46,7 +46,7 @@ def test_pairs_are_one_to_one_within_a_category_and_none_is_left_out(first, seco
     assert match_boxes(first, second) == pairs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(items=st.lists(st.tuples(categories, boxes), max_size=8, unique=True))
 def test_a_list_matches_itself(items):
     assert match_boxes(items, items) == [(i, i) for i in range(len(items))]

@@ -20,18 +20,18 @@ DIMENSION = 8
 SYNC = """
 import os, signal, sys
 from pathlib import Path
+from al_dagster.core.failpoints import set_failpoint
 from al_dagster.registry import outbox
 from al_dagster.registry.database import open_registry
 from al_dagster.vectors.chroma import ChromaStore
 
 url, folder, die_before_mark = sys.argv[1:4]
 if die_before_mark != "never":
-    mark, chunks = outbox._mark, iter(range(100))
-    def dying_mark(*args):
+    chunks = iter(range(100))
+    def die():
         if next(chunks) == int(die_before_mark):
             os.kill(os.getpid(), signal.SIGKILL)
-        return mark(*args)
-    outbox._mark = dying_mark
+    set_failpoint("vectors written", die)
 with ChromaStore(Path(folder), "hog_v1", 8) as store:
     outbox.sync_embeddings(open_registry(url), store, chunk=20)
 """

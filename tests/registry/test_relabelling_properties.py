@@ -59,7 +59,7 @@ def is_human(row):
     return row["is_validated"] or row["edited_at"] is not None
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds=st.lists(st.tuples(labelled, touches), min_size=1, max_size=4))
 def test_relabelling_never_changes_human_work_and_again_is_a_no_op(registry, parts, new_frame, label, contents, rounds):
     frame = new_frame()

@@ -199,7 +199,7 @@ def test_frames_are_registered_once(registry, batch):
 hashes = st.lists(st.integers(0, 2**256 - 1), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(known=hashes, added=hashes, wanted=st.integers(0, 2**256 - 1), distance=st.integers(0, 255))
 def test_the_nearest_hash_is_found(known, added, wanted, distance):
     everything = known + added

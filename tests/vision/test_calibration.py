@@ -34,7 +34,7 @@ def images(count: int, each: int = 5) -> list[str]:
     return [f"image {index // each}" for index in range(count)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(REVIEWS, st.sampled_from(["constant", "platt", "isotonic"]))
 def test_whatever_the_reviews_a_calibrator_is_monotone_and_never_quite_certain(reviews, method):
     confidence, correct = np.array(reviews[0]), np.array(reviews[1])

@@ -8,7 +8,7 @@ from al_dagster.vision.protocols import Mask
 numbers = st.floats(-40, 120)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(numbers, numbers, numbers, numbers)
 def test_a_crop_is_a_square_wherever_its_box_lies(x1, y1, x2, y2):
     image = np.zeros((60, 80, 3), np.uint8)

@@ -142,7 +142,7 @@ def _library(text):
     return [(label.rpartition(">")[2], tuple(box)) for label, box in boxes if box[0] < box[2] and box[1] < box[3]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(BOXES)
 def test_boxes_are_those_that_transformers_reads(parts):
     text = "<s>" + "".join(label + locations(*bins) for label, bins in parts) + "</s><pad>"
@@ -150,7 +150,7 @@ def test_boxes_are_those_that_transformers_reads(parts):
     assert list(zip(answer.labels, map(tuple, bins_of(answer)), strict=True)) == _library(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(POLYGONS)
 def test_polygons_have_the_extent_of_those_that_transformers_reads(parts):
     def tagged(polygon):

@@ -60,7 +60,7 @@ def test_where_nothing_stands_out_the_mask_is_an_ellipse_with_a_low_score():
     assert mask.area == pytest.approx(np.pi * 20 * 10, rel=0.05)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-30, 130), min_size=4, max_size=4), st.integers(1, 90), st.integers(1, 90))
 def test_a_mask_is_never_empty_and_never_outside_its_box(corners, width, height):
     image = np.random.default_rng(width * 91 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -91,7 +91,7 @@ def test_groups_that_do_not_make_up_a_vector_are_refused():
         learn_weights(_coloured(np.random.default_rng(0), COLOURS, 2), None, (6, 3))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(2, 4), st.booleans())
 def test_the_likeness_of_weighed_vectors_is_that_of_their_groups_in_the_learnt_shares(seed, classes, count, background):
     rng = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def test_the_likeness_of_weighed_vectors_is_that_of_their_groups_in_the_learnt_s
     assert weighed @ weighed.T == pytest.approx(expected, abs=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_the_weights_do_not_depend_on_the_order_of_classes_and_examples(seed):
     rng = np.random.default_rng(seed)

@@ -25,14 +25,14 @@ def disc():
     return mask.astype(bool)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(any_masks | blotches)
 def test_cleaning_a_clean_mask_changes_nothing(mask):
     once = clean_mask(mask)
     assert np.array_equal(clean_mask(once), once)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(any_masks | blotches)
 def test_a_mask_with_pixels_stays_one_and_within_the_box_around_them(mask):
     before = mask.copy()

@@ -30,7 +30,7 @@ def test_a_bar_of_even_width_stays_whole_at_any_turn():
         assert split_touching(objects, 0.75)[0].max() == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40))
 def test_every_pixel_inside_has_a_part_and_a_narrower_neck_cuts_no_more(seed, height, width):
     objects = (np.random.default_rng(seed).random((height, width)) < 0.8).astype(np.uint8)

@@ -84,7 +84,7 @@ def test_no_proposals_need_no_choice():
     assert resolve_overlaps(np.empty((0, 4)), [], []) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(0, 60), st.integers(0, 40), st.integers(5, 40), st.floats(0.3, 1.0)),

@@ -46,7 +46,7 @@ def overlap(pixels: NDArray[np.bool_]) -> float:
     return float((filled & pixels).sum() / (filled | pixels).sum())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pictures, st.integers(0, 5), st.integers(0, 5))
 @example(np.ones((1, 1), dtype=bool), 0, 0)
 @example(DIAGONAL, 0, 0)
@@ -64,7 +64,7 @@ def test_filling_the_rings_along_the_edges_gives_the_mask_back_exactly(pixels, x
         assert (steps != np.roll(steps, 1, axis=0)).any(axis=1).all(), "no corner lies on a straight line"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pictures)
 @example(DIAGONAL)
 @example(RING)
@@ -101,7 +101,7 @@ def test_the_holes_of_a_part_follow_its_ring_and_the_largest_part_comes_first():
     assert left_edges == [130, 135, 101, 103]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pictures.filter(lambda pixels: pixels.any()))
 @example(np.ones((3, 3), dtype=bool))
 @example(DIAGONAL)
@@ -109,7 +109,7 @@ def test_small_masks_keep_their_shape(pixels):
     assert overlap(pixels) >= 0.9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(3, 60), st.integers(3, 60), st.integers(0, 180), st.floats(0, 0.8))
 def test_simplified_rings_of_discs_and_washers_cover_them(width, height, angle, hole):
     pixels = np.zeros((70, 70), np.uint8)

@@ -88,7 +88,7 @@ def drawn_boxes(colours: Sequence[str]) -> dict[str, tuple[float, ...]]:
     return {name: (x, y, x + 40.0, y + 30.0) for name, (x, y) in CORNERS.items() if name in colours}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     labels=st.lists(st.sampled_from([PROPOSAL, *COLOURS]), min_size=1, unique=True),
     pictures=st.lists(st.sets(st.sampled_from(list(COLOURS))).map(sorted), max_size=3),

@@ -37,7 +37,7 @@ def test_windows_hold_all_that_scaled_masks_show(size):
     assert windows[3].tolist() == [0, 0, 0, 0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(*[st.integers(0, 300), st.integers(1, 300)] * 2), min_size=1, max_size=12), st.integers(1, 5000)
 )

@@ -105,7 +105,7 @@ def _arrays(found):
     return boxes, table[:, 4], table[:, 5].astype(int), table[:, 6] > 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(FOUND, st.randoms())
 def test_the_choice_does_not_depend_on_the_order(found, random):
     shuffled = random.sample(found, len(found))
@@ -116,7 +116,7 @@ def test_the_choice_does_not_depend_on_the_order(found, random):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(FOUND)
 def test_choosing_again_keeps_all_and_no_negative_is_kept(found):
     boxes, confidence, class_id, negative = _arrays(found)
@@ -127,7 +127,7 @@ def test_choosing_again_keeps_all_and_no_negative_is_kept(found):
     assert kept_again.tolist() == keep[again].tolist()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(FOUND)
 def test_the_surest_box_stays_unless_it_is_a_group_or_a_negative_is_surer(found):
     boxes, confidence, class_id, _ = _arrays(found)

@@ -83,7 +83,7 @@ def test_too_few_reviews_hold_nothing_however_good(reviews):
 
 
 @given(st.data(), st.sampled_from([0.8, 0.9, 0.95]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_so_many_perfect_reviews_are_missing_and_one_fewer_is_not_enough(data, precision):
     outcomes = data.draw(st.lists(st.booleans(), max_size=120))
     confidence, correct = np.linspace(1, 0.1, len(outcomes)), np.array(outcomes, dtype=bool)

@@ -109,10 +109,8 @@ def test_a_killed_process_takes_along_what_it_has_started_and_is_not_waited_for(
     tmp_path: Path, child_file: Path
 ) -> None:
     add_to_start(tmp_path, IS_KILLED)
-    started = time.monotonic()
     with pytest.raises(UserError, match="ran out of memory"):
         run_worker("predict", {}, tmp_path / "work", lambda message: None)
-    assert time.monotonic() - started < 30
     wait_until_gone(int(child_file.read_text()))
 
 
