@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont, ImageOps
 
+from al_dagster.core.fonts import covering_font
 from al_dagster.media.pixels import Image
 
 COLOURS = ("#d4163c", "#2a8a3a", "#4363d8", "#b8570c", "#911eb4", "#008080", "#9a6324", "#c21cb9", "#6b6b00", "#000075")
@@ -23,7 +24,6 @@ _QUALITIES = (88, 80, 70, 60, 50, 40)
 _SHRINK = 0.8
 _LABEL_SHARE = 0.4
 _ELLIPSIS = "…"
-_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NanumGothic.ttf", "AppleSDGothicNeo.ttc", "malgun.ttf", "DejaVuSans.ttf")
 
 
 class CroppedMask(Protocol):
@@ -181,13 +181,10 @@ def _shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
 
 
 def _font(labels: Iterable[str], size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, or the system's first that holds more than Latin letters where the labels need one."""
+    """Pillow's own font, or one that has more than Latin letters where the labels need it."""
+    labels = list(labels)
     if not all(label.isascii() for label in labels):
-        for name in _WIDE_FONTS:
-            try:
-                return ImageFont.truetype(name, size)
-            except OSError:
-                continue
+        return ImageFont.truetype(covering_font([*labels, _ELLIPSIS]), size)
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise RuntimeError("this Pillow was built without FreeType, which contact sheets need")

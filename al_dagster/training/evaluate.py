@@ -1,5 +1,6 @@
 """Evaluate a trained model on the images of its dataset that it has never seen."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 ARTIFACTS_FOLDER = "evaluation"
 UNNAMEABLE = re.compile(r"[^\w.\- ]")
+LONGEST_METRIC_NAME = 250
+"""In characters; MLflow refuses longer ones."""
 """Characters that MLflow refuses in the name of a metric."""
 
 
@@ -182,13 +185,31 @@ def _best_confidence(
     return operating_confidence([curves[class_id] for class_id in sorted(present)])
 
 
+def metric_name(prefix: str, class_name: str) -> str:
+    """The name of a metric of a class, as MLflow takes it; one that had to be changed ends in a hash of the class.
+
+    Args:
+        prefix: what the metric is; short.
+        class_name: any text; its full form is in ``evaluation.json``.
+
+    Example:
+        >>> metric_name("test_ap50_", "nut"), metric_name("test_ap50_", "nut/bolt")
+        ('test_ap50_nut', 'test_ap50_nut_bolt_81c04b8a')
+    """
+    name = prefix + UNNAMEABLE.sub("_", class_name)
+    if name == prefix + class_name and len(name) <= LONGEST_METRIC_NAME:
+        return name
+    ending = f"_{hashlib.sha256(class_name.encode()).hexdigest()[:8]}"
+    return name[: LONGEST_METRIC_NAME - len(ending)] + ending
+
+
 def _record(evaluation: Evaluation, tracking: Tracking, run_id: str) -> None:
     """Add metrics ``test_…`` (``final_val_…`` where val stood in), a JSON file and the plots to a run."""
     prefix = "test" if evaluation.split == "test" else "final_val"
     metrics = {f"{prefix}_{name}": value for name, value in evaluation.metrics.items()}
     for row in evaluation.per_class:
         if row.ap50 is not None:
-            metrics[f"{prefix}_ap50_{UNNAMEABLE.sub('_', row.name)}"] = row.ap50
+            metrics[metric_name(f"{prefix}_ap50_", row.name)] = row.ap50
     tracking.log_metrics(run_id, metrics)
     tracking.tag(run_id, {"al.evaluated_split": evaluation.split, "al.evaluation_note": evaluation.note})
     report = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from al_dagster.core.fonts import covering_font
 from al_dagster.training.metrics import ClassFigures, Curve
 
 if TYPE_CHECKING:
@@ -80,6 +81,13 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _png(figure: "Figure") -> bytes:
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.text import Text
+
+    written = figure.findobj(Text)
+    path = covering_font(text.get_text() for text in written)
+    for text in written:
+        text.set_fontproperties(FontProperties(fname=str(path), size=text.get_fontsize()))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from al_dagster.core.errors import UserError
 from al_dagster.training.dataset import ExportedDataset
-from al_dagster.training.evaluate import choose_split, evaluate
+from al_dagster.training.evaluate import choose_split, evaluate, metric_name
 from al_dagster.training.tracking import Tracking
 from al_dagster.yolo.predict import predict
 
@@ -91,3 +91,17 @@ def test_boxes_are_in_pixels_of_the_upright_image(trained: Any, tmp_path: Path) 
     for boxes, (width, height) in zip(found.boxes, found.sizes, strict=True):
         assert (boxes.xyxy >= 0).all()
         assert (boxes.xyxy <= [width, height, width, height]).all()
+
+
+def test_classes_of_any_name_have_metrics_of_their_own(
+    make_export: Callable[..., ExportedDataset], tracking: Tracking, tmp_path: Path
+) -> None:
+    classes = ["nut", "nut/bolt", "nut:bolt", "nut_bolt", "너트", "a" * 300, "a" * 301, "🔩"]
+    names = [metric_name("test_ap50_", name) for name in classes]
+    assert names[0] == "test_ap50_nut"
+    assert len(set(names)) == len(classes)
+    dataset = make_export(tmp_path / "export", {"train": 1}, name="names")
+    run_id = tracking.start_run(dataset, params={}, tags={}, run_name="names")
+    tracking.log_metrics(run_id, {name: float(place) for place, name in enumerate(names)})
+    assert [tracking.metrics(run_id)[name] for name in names] == list(map(float, range(len(names))))
+    tracking.end_run(run_id)
