@@ -10,6 +10,7 @@ import dagster as dg
 
 from al_dagster.assets.metadata import picture
 from al_dagster.assets.partitions import batches
+from al_dagster.core.blas import one_blas_thread
 from al_dagster.core.progress import listening
 from al_dagster.resources.lake import NewTables
 
@@ -56,7 +57,7 @@ def _each(
     versions = []
     for key in context.partition_keys:
         started = time.perf_counter()
-        with listening(_log_progress(context)):
+        with listening(_log_progress(context)), one_blas_thread():
             result = stage(key)
         versions.append(_data_version(result.table.drop_columns(list(result.of_the_run))))
         context.add_asset_metadata(

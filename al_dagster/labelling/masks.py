@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class RunMasks:
         self._store, self._capacity = store, cache_bytes
         self._kept: OrderedDict[str, Mask] = OrderedDict()
         self._bytes = 0
+        self._keeping = Lock()
 
     @property
     def root(self) -> Path:
@@ -41,7 +43,7 @@ class RunMasks:
         return self._store.root
 
     def write(self, frame: Mapping[str, Any], object_id: str, fingerprint: str, mask: Mask) -> str:
-        """Keep a mask; returns its path relative to the root.
+        """Keep a mask; returns its path relative to the root. Threads may call it at once.
 
         Args:
             frame: the frame's row, with its id, width and height.
@@ -57,11 +59,12 @@ class RunMasks:
             offset=(mask.x, mask.y),
             frame_size=(frame["width"], frame["height"]),
         )
-        if path not in self._kept:
-            self._kept[path] = replace(mask, score=1.0)
-            self._bytes += mask.pixels.nbytes
-        while self._bytes > self._capacity:
-            self._bytes -= self._kept.popitem(last=False)[1].pixels.nbytes
+        with self._keeping:
+            if path not in self._kept:
+                self._kept[path] = replace(mask, score=1.0)
+                self._bytes += mask.pixels.nbytes
+            while self._bytes > self._capacity:
+                self._bytes -= self._kept.popitem(last=False)[1].pixels.nbytes
         return path
 
     def read(self, box: Mapping[str, Any], path: str) -> Mask:

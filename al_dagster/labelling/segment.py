@@ -11,7 +11,7 @@ from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows, StageResult, by_frame, compute_new, of_frames, with_failures
 from al_dagster.media.loader import ImageLoader
-from al_dagster.vision.parallel import stream_calls
+from al_dagster.vision.parallel import map_images, stream_calls
 from al_dagster.vision.polygons import mask_polygons
 from al_dagster.vision.protocols import Mask, Segmenter
 
@@ -62,12 +62,20 @@ def segment(
 
         todo = [frame_by_id[frame_id] for frame_id in in_frame]
         chunks = frame_images("masks", todo, images, segmenter.images_per_call, failures)
-        return {
-            row["object_id"]: [_row(row, frame, mask, prints[row["object_id"]], masks)]
-            for chunk, found in stream_calls(masks_of, chunks)
-            for (frame, _), frame_masks in zip(chunk, found, strict=True)
-            for row, mask in zip(in_frame[frame["frame_id"]], frame_masks, strict=True)
-        }
+
+        def stored(found: tuple[dict[str, Any], dict[str, Any], Mask]) -> tuple[str, Rows]:
+            box, frame, mask = found
+            return box["object_id"], [_row(box, frame, mask, prints[box["object_id"]], masks)]
+
+        rows: dict[str, Rows] = {}
+        for chunk, found in stream_calls(masks_of, chunks):
+            cut_out = [
+                (box, frame, mask)
+                for (frame, _), frame_masks in zip(chunk, found, strict=True)
+                for box, mask in zip(in_frame[frame["frame_id"]], frame_masks, strict=True)
+            ]
+            rows.update(map_images(stored, cut_out))
+        return rows
 
     table, computed, reused = compute_new(
         list(prints.items()),
