@@ -1,5 +1,6 @@
 """``al demo`` and ``al ui``."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -61,22 +62,22 @@ def ui(
 
     settings = load_settings()
     chosen = port or settings.port
+    lock = _lock_home(settings, f"http://{HOST}:{chosen}")
     _check_free(chosen)
     with progress_bars(title="starting the Dagster UI"):
         from al_dagster.resources.instance import open_instance
 
         settings.inbox.mkdir(parents=True, exist_ok=True)
         open_instance(settings, server_stopped=True).dispose()
-    # Dagster calls its own `dev` command superseded, by one that needs another package.
-    quiet = "ignore:Function `dev_command` is superseded"
-    command = [sys.executable, "-W", quiet, "-m", "dagster", "dev", "--module-name", "al_dagster.definitions"]
+    command = [sys.executable, "-m", "al_dagster.resources.server", "--keep-open", str(lock)]
     # In a session of its own, so that Ctrl-C reaches it once, from here, and all it started can be ended with it.
     process = subprocess.Popen(
-        [*command, "--host", HOST, "--port", str(chosen), "--log-level", "warning"],
+        [*command, "--host", HOST, "--port", str(chosen)],
         cwd=os.environ["DAGSTER_HOME"],
         env={**os.environ, **_absolute_paths(settings)},
         stdout=sys.stderr,
         start_new_session=True,
+        pass_fds=[lock],
     )
     stopped = _pass_on_signals(process)
     try:
@@ -89,6 +90,28 @@ def ui(
     finally:
         _end_group(process)
     raise typer.Exit(0 if stopped else status)
+
+
+def _lock_home(settings: "Settings", address: str) -> int:
+    """Hold the home as long as this process or one that it starts lives; the descriptor of the lock.
+
+    Raises:
+        UserError: a server of this home is running; says where.
+    """
+    path = settings.home / "ui.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        first = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another port"
+        os.close(descriptor)
+        raise UserError(
+            f"the Dagster UI of {settings.home.absolute()} is running already: {first}; open it there, or stop it first"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{address} (process {os.getpid()})\n".encode(), 0)
+    return descriptor
 
 
 def _absolute_paths(settings: "Settings") -> dict[str, str]:

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
         "near-duplicates and share a split.",
     )
     port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI on 127.0.0.1.")
+    ui_hosts: str = Field(
+        "", description="Names, separated by commas, that the Dagster UI may be called by behind a proxy."
+    )
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json.")
     log_level: str = Field("INFO", description="Least severe level that is logged.")
 

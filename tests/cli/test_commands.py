@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -474,25 +474,58 @@ def test_the_doctor_says_what_is_wrong_and_exits_1(here: Callable, tmp_path: Pat
     assert "set AL_HOME" in said.json[-1]["says"]
 
 
-def test_the_ui_is_served_on_this_machine_only_and_ends_with_all_it_started(place: Any, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**place.environment, "AL_HOME": str(tmp_path / "home")}
-    process = subprocess.Popen([AL, "ui", "--port", str(port)], env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"Dagster UI: http://127.0.0.1:{port}\n"
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=30) as answer:
-            assert b"dagster_webserver_version" in answer.read()
-        assert f":{port:04X}" in Path("/proc/net/tcp").read_text()
-        assert f"00000000:{port:04X}" not in Path("/proc/net/tcp").read_text()
-        assert len(_with_home(tmp_path / "home")) > 2
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+@pytest.fixture
+def start_ui(place: Any, tmp_path: Path) -> Iterator[Callable[[], tuple["subprocess.Popen[str]", int]]]:
+    """Starts `al ui` on a free port over one home; what is left of it is killed afterwards."""
+    started = []
+
+    def start() -> tuple["subprocess.Popen[str]", int]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        environment = {**place.environment, "AL_HOME": str(tmp_path / "home")}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([AL, "ui", "--port", str(port)], env=environment, **pipes)
+        started.append(process)
+        return process, port
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_the_ui_is_served_on_this_machine_only_and_ends_with_all_it_started(start_ui: Callable, tmp_path: Path) -> None:
+    process, port = start_ui()
+    assert process.stdout.readline() == f"Dagster UI: http://127.0.0.1:{port}\n"
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=30) as answer:
+        assert b"dagster_webserver_version" in answer.read()
+    assert f":{port:04X}" in Path("/proc/net/tcp").read_text()
+    assert f"00000000:{port:04X}" not in Path("/proc/net/tcp").read_text()
+    assert len(_with_home(tmp_path / "home")) > 2
+
+    second, _ = start_ui()
+    out, err = second.communicate(timeout=60)
+    assert (second.returncode, out, err.count("\n")) == (2, "", 1)
+    assert f"is running already: http://127.0.0.1:{port} (process {process.pid})" in err
+
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
     assert process.returncode == 0
     assert _with_home(tmp_path / "home") == []
+
+
+def test_what_a_killed_ui_had_started_ends_and_another_can_be_started(start_ui: Callable, tmp_path: Path) -> None:
+    process, port = start_ui()
+    assert process.stdout.readline() == f"Dagster UI: http://127.0.0.1:{port}\n"
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 120
+    while _with_home(tmp_path / "home") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _with_home(tmp_path / "home") == []
+    again, port = start_ui()
+    assert again.stdout.readline() == f"Dagster UI: http://127.0.0.1:{port}\n"
 
 
 def _with_home(home: Path) -> list[str]:

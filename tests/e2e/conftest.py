@@ -60,7 +60,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, support_folder: Path, shapes, save_picture) -> Iterator[Server]:
-    """`dagster dev` over a home whose inbox holds a project with four pictures."""
+    """`al ui` over a home whose inbox holds a project with four pictures."""
     home = tmp_path_factory.mktemp("server") / "home"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AL_HOME", str(home))
@@ -76,18 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, support_folder: Path, shape
         environment = dict(os.environ)
     port = free_port()
     log = home / "server.log"
-    command = [
-        sys.executable,
-        "-m",
-        "dagster",
-        "dev",
-        "-m",
-        "al_dagster.definitions",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
+    command = [Path(sys.executable).with_name("al"), "ui", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=environment, cwd=home, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

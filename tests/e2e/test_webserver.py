@@ -1,9 +1,15 @@
+import json
 import os
 import shutil
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 RUNS = "{ runsOrError { ... on Runs { results { runId status jobName tags { key value } } } } }"
 LAUNCH = """
@@ -155,3 +161,34 @@ def test_a_second_run_waits_for_the_accelerator_until_the_first_is_cancelled(ser
     assert cancelled == "TerminateRunSuccess"
     server.wait_for("second run that has succeeded", lambda: status(second) == "SUCCESS")
     assert status(first) == "CANCELED"
+
+
+def answered(server, body: bytes | None = None, query: str = "", **headers: str) -> int:
+    """The status of a request to the real server."""
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(f"{server.url}/graphql{query}", data=body, headers=given)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as refused:
+        return refused.code
+
+
+def test_another_page_in_the_browser_cannot_drive_the_server(server, run):
+    mutation = "mutation{setNuxSeen}"
+    body = json.dumps({"query": mutation}).encode()
+    assert answered(server, body, Content_Type="application/json") == 200
+    assert answered(server, query="?" + urllib.parse.urlencode({"query": mutation})) == 403
+    assert answered(server, body, Content_Type="text/plain") == 403
+    assert answered(server, body, Content_Type="application/json", Origin="https://evil.example") == 403
+    assert answered(server, body, Content_Type="application/json", Host="evil.example") == 403
+    assert answered(server, body, Content_Type="application/json", Sec_Fetch_Site="cross-site") == 403
+
+
+def test_the_pages_of_the_server_itself_have_a_websocket_and_no_others(server, run):
+    address = server.url.replace("http", "ws") + "/graphql"
+    with connect(address, origin=server.url, subprotocols=["graphql-ws"]) as socket:
+        socket.send(json.dumps({"type": "connection_init"}))
+        assert json.loads(socket.recv(timeout=30))["type"] == "connection_ack"
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(address, origin="https://evil.example", subprotocols=["graphql-ws"])
