@@ -32,7 +32,7 @@ def sources(
             manifest,
             lake.lake.previous("sources", key),
             images=images.loader(),
-            root=inbox.root_of(manifest[0].file_path),
+            root=inbox.bounds_of(registry.open(), key),
             max_pixels=images.max_pixels,
             duplicate_distance=registry.duplicate_distance,
         )

@@ -37,8 +37,11 @@ def inbox_sensor(
     close_abandoned_runs(context.instance)
     store = registry.open()
     intake = inbox.take(store)
-    for problem in intake.problems:
-        context.log.warning(problem)
+    said = fingerprint(problems=intake.problems)
+    if said != context.cursor:
+        for problem in intake.problems:
+            context.log.warning(problem)
+        context.update_cursor(said)
     wanted = {*intake.unfinished, *abandoned(context.instance, batches)}
     waiting = [key for key in unfinished_batches(store) if key in wanted]
     running = under_way(context.instance, waiting)

@@ -76,15 +76,14 @@ def ingest(
         before = next((config for config in list_projects(registry) if config.name == project), None)
         given = {"classes": classes, "profile": profile, "support": support and support.absolute()}
         chosen = {"detector": detector, "weights": weights and anchored_weights(weights, Path())}
+        left_out: list[str] = []
         config = _configured(before, project, config_file or _project_file(path), given, chosen)
         _check_models(config, registry)
         if path is None:
             save_project(registry, config)
             keys = []
         else:
-            keys = take_folder(registry, path, config, batch_size=settings.batch_size)
-            if not keys:
-                _check_files(path, config)
+            keys = take_folder(registry, path, config, batch_size=settings.batch_size, report=left_out.append)
         if again:
             keys = list_batches(registry, project)
         elsewhere = _under_way(keys)
@@ -97,6 +96,8 @@ def ingest(
         print_json(rows)
         return
     _show(project, path, rows, quarantined, elsewhere=len(elsewhere))
+    for problem in left_out:
+        say(problem)
     if synced:
         say(f"{many(synced, 'change')} that waited for the vector store were pushed to it.")
     if rows or (before is not None and before.grouping != config.grouping):
@@ -135,7 +136,7 @@ def _configured(
     if classes is not None and not any(part.strip() for part in classes.split(",")):
         raise UserError(f"--classes {classes!r} names no class: give at least one, such as --classes person,face")
     if config_file is not None:
-        standing = load_project(config_file).model_dump()
+        standing = load_project(config_file, name).model_dump()
     else:
         standing = before.model_dump() if before else {}
     models = {**standing.get("models", {}), **_without_none(chosen_models)}
@@ -158,21 +159,6 @@ def _check_models(config: "ProjectConfig", registry: "Registry") -> None:
     find_examples(config, registry)
     with project_models(config, environment(load_settings())) as models:
         models.detector.check_prompts(detector_prompts(config))
-
-
-def _check_files(path: Path, config: "ProjectConfig") -> None:
-    """Tell a place that holds nothing to label from one whose files are all labelled."""
-    from al_dagster.labelling.intake import no_input
-    from al_dagster.media.inbox import scan_folder
-
-    folder = path if path.is_dir() else path.parent
-    files = {file.path for file in scan_folder(folder, settle_seconds=0, skip=no_input(config), links_out=True)}
-    if path.is_dir() and not files:
-        raise UserError(f"{path} holds no files to label: give a folder of images or one image")
-    if not path.is_dir() and str(path.absolute()) not in files:
-        raise UserError(
-            f"{path} is not taken: hidden and unfinished files, pipes and project.yaml are no images to label"
-        )
 
 
 def _quarantined(registry: "Registry", project: str, path: Path | None) -> int:

@@ -9,12 +9,16 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.files import read_text_file
 
 TRAINED = "model:"
 """What a reference to a model that the platform trained begins with; the name of its dataset follows."""
 
 PROPOSAL = "object"
 """What a class-agnostic proposal is labelled, and what a detector of proposals is asked for."""
+
+MAX_YAML_DEPTH, MAX_YAML_VALUES, MAX_YAML_INTEGER = 50, 100_000, 10**15
+"""Bounds of a settings file; integers up to 2**53 are exact in JSON."""
 
 UNKNOWN = "Unknown"
 """What a proposal is called that is like no example."""
@@ -218,15 +222,20 @@ def parse_project(values: object, where: str) -> ProjectConfig:
     return parse_model(ProjectConfig, values, where, EXAMPLE)
 
 
-def load_project(path: Path) -> ProjectConfig:
-    """Read a ``project.yaml``; its folder is the project's name unless it gives one, and anchors relative paths.
+def load_project(path: Path, name: str | None = None) -> ProjectConfig:
+    """Read a ``project.yaml``; its folder anchors relative paths.
+
+    Args:
+        path: the file.
+        name: the project's name, whatever the file says; None: the file's own, or the name of its folder.
 
     Raises:
         UserError: the file cannot be read or is not a valid configuration.
     """
     values = load_yaml(path)
-    named = {"name": path.parent.name, **values} if isinstance(values, dict) else values
-    config = parse_project(named, str(path))
+    if isinstance(values, dict):
+        values = {"name": path.absolute().parent.name, **values, **({} if name is None else {"name": name})}
+    config = parse_project(values, str(path))
     changed: dict[str, object] = {}
     if config.support:
         changed["support"] = (path.parent / config.support).absolute()
@@ -248,14 +257,12 @@ def load_yaml(path: Path) -> object:
     """Read a YAML file.
 
     Raises:
-        UserError: it is missing, not UTF-8 text or not YAML.
+        UserError: it is missing, not UTF-8 text, not YAML, or holds a value that nothing could be made of.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text") from None
+        values: object = yaml.safe_load(read_text_file(path))
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deep") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
@@ -263,6 +270,28 @@ def load_yaml(path: Path) -> object:
     except ValueError as error:
         # Such as a date of month 13, which YAML takes for a date all the same.
         raise UserError(f"{path}: holds a value that is not valid YAML: {error}") from None
+    _check_bounds(values, path)
+    return values
+
+
+def _check_bounds(values: object, path: Path) -> None:
+    """Refuse what YAML allows and neither a database nor JSON can hold."""
+    waiting, seen = [(values, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > MAX_YAML_DEPTH or seen > MAX_YAML_VALUES:
+            raise UserError(
+                f"{path}: is nested too deep" if depth > MAX_YAML_DEPTH else f"{path}: holds too many values"
+            )
+        if isinstance(value, dict):
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += [(part, depth + 1) for part in value]
+        elif isinstance(value, int) and abs(value) > MAX_YAML_INTEGER:
+            raise UserError(f"{path}: holds a number of {len(str(abs(value)))} digits; use at most 15")
+        elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise UserError(f"{path}: holds a text with half a character ({value!r}), which cannot be stored")
 
 
 def parse_model(model: type[_Model], values: object, where: str, example: str) -> _Model:

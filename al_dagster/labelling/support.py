@@ -12,14 +12,21 @@ from al_dagster.core.project import ProjectConfig
 from al_dagster.labelling.labels import classes_by_example
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
 from al_dagster.labelling.stage import Rows
-from al_dagster.media.reading import ImageFile, read_file, read_image
+from al_dagster.media.reading import ImageFile, open_file, read_file, read_image
 from al_dagster.registry.database import Registry
 from al_dagster.registry.objects import list_objects
 from al_dagster.registry.paths import seen_files
 from al_dagster.registry.review import AUTO
 from al_dagster.registry.sources import frame_indexes, get_source
 from al_dagster.vision.crops import crop_object
-from al_dagster.vision.fewshot import BACKGROUND, SupportSet, build_support, picture_crops, support_classes
+from al_dagster.vision.fewshot import (
+    BACKGROUND,
+    SupportSet,
+    build_support,
+    example_files,
+    picture_crops,
+    support_classes,
+)
 from al_dagster.vision.profiles import Models
 from al_dagster.vision.protocols import Image
 
@@ -57,8 +64,8 @@ def find_examples(project: ProjectConfig, registry: Registry) -> Examples | None
     if project.support is not None:
         pictured = support_classes(project.support, project.classes)
         for name in (*pictured, BACKGROUND):
-            for path in sorted((project.support / name).glob("[!.]*")):
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in example_files(project.support / name):
+                content = _content(path)
                 digest.update(f"{name}\x1f{path.name}\x1f{content}\x1e".encode())
     for name, rows in validated.items():
         if not rows and name not in pictured:
@@ -70,6 +77,15 @@ def find_examples(project: ProjectConfig, registry: Registry) -> Examples | None
             box = [row[column] for column in BOX_COLUMNS]
             digest.update(f"{name}\x1f{row['sha256']}\x1f{row['mask_path']}\x1f{box}\x1e".encode())
     return Examples(project.support, validated, digest.hexdigest()[:32])
+
+
+def _content(path: Path) -> str:
+    """The hash of an example picture, or the reason why it cannot be opened, which changes when it can."""
+    try:
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except UnreadableFileError as error:
+        return str(error)
 
 
 def load_examples(

@@ -3,15 +3,12 @@
 import os
 import stat
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from al_dagster.core.errors import UserError
-
-log = structlog.get_logger(__name__)
+from al_dagster.core.files import SYSTEM_FOLDERS
 
 PROJECT_FILES = ("project.yaml", "project.yml")
 SUPPORT_FOLDER = "support"
@@ -40,34 +37,52 @@ def scan_folder(
     settle_seconds: float,
     now: float | None = None,
     skip: Collection[Path] = (),
-    links_out: bool = False,
+    within: Path | None = None,
+    report: Callable[[str], None] = lambda problem: None,
 ) -> list[FileStat]:
     """The files of a folder and its subfolders that are ready to be taken, sorted by path.
 
     Left out are hidden files and folders; at the top ``project.yaml`` and the ``support`` folder; files that a
     download gives a passing name (such as ``.part``); files that vanish during the scan; and files not yet settled,
-    whose turn comes at a later scan. A link to a folder is not followed. A link to a file that leads out of the
-    folder, or nowhere, is returned without its target being looked at: inspection quarantines it with the reason.
-    A name that is not UTF-8 can be stored neither in the registry nor in the lake: such files are left out, and one
-    warning for the scan names them.
+    whose turn comes at a later scan. Links are followed, to files and to folders, but for those to a folder inside,
+    which is scanned where it is. A link to a file that leads out of ``within``, or nowhere, is returned without its
+    target being looked at: inspection quarantines it with the reason. A name that is not UTF-8 can be stored neither
+    in the registry nor in the lake.
 
     Args:
         folder: the project's folder.
         settle_seconds: how long a file must have stood unchanged.
         now: seconds since 1970; the present by default.
         skip: more folders and files to leave out, such as the project's support folder where it has another name.
-        links_out: whether a link to a file may lead out of the folder, as any link inside it; it then counts as its
-            target.
+        within: a folder that links must not lead out of; None: they may lead anywhere.
+        report: is called with a sentence for each thing that is left out and might be missed.
     """
-    top = folder.absolute()
+    top = absolute(folder)
     inside = os.path.realpath(top)
+    bounds = None if within is None else os.path.realpath(within)
+    followed = {inside}
     moment = time.time() if now is None else now
     skipped = {top / SUPPORT_FOLDER, *(path.absolute() for path in skip)}
     found: list[FileStat] = []
     unnameable: list[str] = []
-    for here, folders, names in os.walk(top, onerror=_warn_unreadable):
+
+    def enters(path: Path) -> bool:
+        if path.name.startswith(".") or path.name in SYSTEM_FOLDERS or path in skipped:
+            return False
+        if not path.is_symlink():
+            return True
+        real = os.path.realpath(path)
+        if bounds is not None and leaves(str(path), bounds):
+            report(f"{path}: links to a folder outside {within}; its files are left out")
+            return False
+        if real in followed or not leaves(str(path), inside):
+            return False
+        followed.add(real)
+        return True
+
+    for here, folders, names in os.walk(top, onerror=lambda error: report(_unreadable(error)), followlinks=True):
         at = Path(here)
-        folders[:] = [name for name in folders if not name.startswith(".") and at / name not in skipped]
+        folders[:] = [name for name in folders if enters(at / name)]
         for name in names:
             if (
                 name.startswith(".")
@@ -77,7 +92,7 @@ def scan_folder(
             ):
                 continue
             path = str(at / name)
-            status = _status(path, None if links_out else inside)
+            status = _status(path, bounds)
             if status is None or not is_settled(status, settle_seconds=settle_seconds, now=moment):
                 continue
             if _is_utf8(path):
@@ -85,8 +100,18 @@ def scan_folder(
             else:
                 unnameable.append(os.fsencode(path).decode("utf-8", "backslashreplace"))
     if unnameable:
-        log.warning("files left out: their names are not UTF-8", count=len(unnameable), first=sorted(unnameable)[:5])
+        count, first = len(unnameable), sorted(unnameable)[0]
+        report(f"{top}: files left out since their names are not UTF-8: {count}, such as {first}; rename them")
     return sorted(found)
+
+
+def absolute(path: Path) -> Path:
+    """The absolute path with links kept but for those before a ``..``: one spelling for one place."""
+    parts = path.absolute().parts
+    if ".." not in parts:
+        return path.absolute()
+    last = len(parts) - parts[::-1].index("..")
+    return Path(*parts[:last]).resolve().joinpath(*parts[last:])
 
 
 def is_settled(status: os.stat_result, *, settle_seconds: float, now: float) -> bool:
@@ -116,7 +141,20 @@ def list_projects(inbox: Path) -> list[Path]:
         return []
     except OSError as error:
         raise UserError(f"{inbox}: cannot be read: {error.strerror}; AL_INBOX must be a folder") from None
-    return [path for path in entries if not path.name.startswith(".") and path.is_dir() and not path.is_symlink()]
+    return [
+        path
+        for path in entries
+        if not path.name.startswith(".") and path.name not in SYSTEM_FOLDERS and path.is_dir() and not path.is_symlink()
+    ]
+
+
+def loose_files(inbox: Path) -> list[Path]:
+    """Files of an inbox that lie in no project's folder, sorted; none where it cannot be read."""
+    try:
+        entries = sorted(absolute(inbox).iterdir())
+    except OSError:
+        return []
+    return [path for path in entries if path.is_file() and not path.name.startswith(".")]
 
 
 def project_file(folder: Path) -> Path | None:
@@ -160,5 +198,5 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _warn_unreadable(error: OSError) -> None:
-    log.warning("folder left out: it cannot be read", folder=error.filename, reason=error.strerror)
+def _unreadable(error: OSError) -> str:
+    return f"{error.filename}: the folder is left out, since it cannot be read: {error.strerror}"

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL.ImageFile import ImageFile as PillowFile
 
-from al_dagster.core.errors import UnreadableFileError
+from al_dagster.core.errors import UnreadableFileError, UserError
+from al_dagster.core.files import open_regular
 from al_dagster.media.capture import capture_time, exif_tags
 from al_dagster.media.pixels import Image, opaque_rgb, orientation, require_size, upright
 from al_dagster.media.png import rgb_of_png
@@ -42,6 +42,10 @@ _PLAIN_SUFFIXES = {
 _MP_ENTRIES = 0xB002
 _VIDEO = "is a video, which is not read: give its frames as images"
 _HEIC = "is a HEIC image, which cannot be read: convert it to JPEG or PNG"
+
+
+MAX_IMAGE_BYTES = 4_000_000_000
+"""A larger file is not opened."""
 
 
 @dataclass(frozen=True)
@@ -147,14 +151,15 @@ def open_file(path: Path | str) -> Iterator[BufferedReader]:
     """Open a regular file for reading; errors of the file system, also while it is open, become sentences.
 
     Raises:
-        UnreadableFileError: it is missing, not a regular file, or may not be read.
+        UnreadableFileError: it is missing, not a regular file, larger than 4 GB, or may not be read.
     """
     try:
-        # A named pipe would block the open until somebody writes to it.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise UnreadableFileError("is not a regular file")
-        with Path(path).open("rb") as file:
+        with open_regular(path, max_bytes=MAX_IMAGE_BYTES) as file:
             yield file
+    except UnreadableFileError:
+        raise
+    except UserError as error:
+        raise UnreadableFileError(str(error)) from None
     except OSError as error:
         raise UnreadableFileError(_file_system_reason(path, error)) from error
 

@@ -119,6 +119,28 @@ def unfinished_batches(
         return list(session.scalars(unfinished))
 
 
+def has_files(registry: Registry, project_id: str, folder: Path) -> bool:
+    """Whether a batch of a project has files below a folder."""
+    below = BatchFile.file_path.startswith(f"{folder}/", autoescape=True)
+    with registry.reader() as session:
+        return (
+            session.scalar(select(BatchFile.id).where(BatchFile.project_id == project_id, below).limit(1)) is not None
+        )
+
+
+def batch_origin(registry: Registry, batch_key: str) -> str:
+    """Who claimed a batch, ``inbox`` or ``command``.
+
+    Raises:
+        UserError: there is no such batch.
+    """
+    with registry.reader() as session:
+        batch = session.get(Batch, batch_key)
+        if batch is None:
+            raise UserError(f"there is no batch {batch_key!r}; `al status` lists the batches")
+        return batch.origin
+
+
 def describe_batches(registry: Registry, batch_keys: Sequence[str]) -> list[dict[str, Any]]:
     """Of each batch its project, who sees to it (``origin``), how many files it has and the folder of the first."""
     rows = {}

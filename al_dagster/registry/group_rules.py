@@ -1,12 +1,14 @@
 """The rules by which a project says itself which files belong together: by folder, file name or a table of its own."""
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.files import read_text_file
 from al_dagster.core.project import GroupingConfig, sequence_pattern
 
 FILE, GROUP = "file", "group"
@@ -43,7 +45,7 @@ def read_groups(table: Path) -> dict[str, str]:
     """
     groups: dict[str, str] = {}
     try:
-        with table.open(encoding="utf-8-sig", newline="") as opened:
+        with io.StringIO(read_text_file(table, encoding="utf-8-sig", what="the table of groups"), newline="") as opened:
             reader = csv.DictReader(opened, skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or []]
             if not {FILE, GROUP} <= set(columns):
@@ -58,10 +60,6 @@ def read_groups(table: Path) -> dict[str, str]:
                         f"{table}: line {reader.line_num}: {file!r} is in the group {groups[file]!r} and in {group!r}; "
                         "a file has one group"
                     )
-    except OSError as error:
-        raise UserError(f"{table}: the table of groups cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{table}: is not UTF-8 text") from None
     except csv.Error as error:
         raise UserError(f"{table}: is not a CSV file: {error}") from None
     return groups

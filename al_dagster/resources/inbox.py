@@ -24,7 +24,8 @@ class InboxResource(dg.ConfigurableResource):
 
         return take_inbox(registry, Path(self.path), batch_size=self.batch_size, settle_seconds=self.settle_seconds)
 
-    def root_of(self, file_path: str) -> Path | None:
-        """The inbox, if the file lies in it, since a link there must not lead out of it; else None."""
-        inbox = Path(self.path)
-        return inbox if Path(file_path).is_relative_to(inbox) else None
+    def bounds_of(self, registry: "Registry", batch_key: str) -> Path | None:
+        """The folder that links among the files of a batch must not lead out of; None where they may lead anywhere."""
+        from al_dagster.registry.batches import batch_origin
+
+        return Path(self.path) if batch_origin(registry, batch_key) == "inbox" else None

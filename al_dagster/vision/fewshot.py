@@ -7,9 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.files import SYSTEM_FOLDERS
 from al_dagster.core.project import UNKNOWN
 from al_dagster.vision import group_weights, overlaps
 from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
@@ -17,6 +19,8 @@ from al_dagster.vision.group_weights import GroupWeights, learn_weights
 from al_dagster.vision.parallel import be_repeatable
 from al_dagster.vision.protocols import Classification, Embedder, Image, Segmenter
 from al_dagster.vision.revisions import code_revision
+
+log = structlog.get_logger(__name__)
 
 BACKGROUND = "_background"
 """Folder of the support set with pictures of what is no object of any class."""
@@ -144,7 +148,11 @@ def support_classes(folder: Path, classes: Sequence[str]) -> tuple[str, ...]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder of example pictures; make it, with a folder for each class")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in SYSTEM_FOLDERS
+    )
     unknown = [name for name in names if name not in classes and name != BACKGROUND]
     if unknown:
         raise UserError(
@@ -157,6 +165,23 @@ def support_classes(folder: Path, classes: Sequence[str]) -> tuple[str, ...]:
             f"{folder}: holds no folder named like a class ({', '.join(classes)}); put example pictures into one"
         )
     return found
+
+
+def example_files(folder: Path) -> list[Path]:
+    """The example pictures of a class, sorted by name; what lies among them and is no regular file is left out.
+
+    Hidden files are left out without a word, and folders, dangling links, pipes and devices with a warning.
+
+    Args:
+        folder: of the class; none if it does not exist.
+    """
+    if not folder.is_dir():
+        return []
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in entries if entry.is_file()]
+    if left_out := [entry.name for entry in entries if entry not in files and entry.name not in SYSTEM_FOLDERS]:
+        log.warning("left out of the examples: not a file", folder=str(folder), names=left_out[:5], count=len(left_out))
+    return files
 
 
 def picture_crops(
@@ -215,7 +240,7 @@ def _crops(folder: Path, read_image: Callable[[Path], Image], segmenter: Segment
     """The crop of the object of each picture in a folder."""
     crops: list[Image] = []
     readable, refused = 0, []
-    for path in sorted(entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")):
+    for path in example_files(folder):
         try:
             image = read_image(path)
         except UserError as error:
@@ -232,6 +257,8 @@ def _crops(folder: Path, read_image: Callable[[Path], Image], segmenter: Segment
     if not readable:
         why = f" ({refused[0]})" if refused else ""
         raise UserError(f"{folder}: has no readable picture{why}; put example pictures of the class into it")
+    if refused:
+        log.warning("left out of the examples", folder=str(folder), first=refused[0], count=len(refused))
     return crops
 
 

@@ -226,3 +226,19 @@ def test_the_batch_of_a_command_whose_process_is_gone_is_requested(daemon, home)
     assert daemon.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
     assert daemon.execute("label_batch", key, tags=request.tags).success
     assert daemon.tick(inbox_sensor).skip_message == "no new files"
+
+
+def test_a_problem_of_the_inbox_is_warned_of_once_until_it_changes(daemon, home, capfd):
+    (home.settings.inbox / "box").mkdir(parents=True)
+    resources = build_resources(home.settings)
+
+    def warnings(cursor: str | None) -> tuple[int, str | None]:
+        capfd.readouterr()
+        with dg.build_sensor_context(instance=daemon.instance, resources=resources, cursor=cursor) as context:
+            assert "has no project.yaml" in inbox_sensor(context).skip_message
+            return capfd.readouterr().err.count("has no project.yaml"), context.cursor
+
+    first, cursor = warnings(None)
+    assert (first, warnings(cursor)[0]) == (1, 0)
+    (home.settings.inbox / "other").mkdir()
+    assert warnings(cursor)[0] == 2

@@ -175,6 +175,31 @@ def test_new_classes_for_labelled_files_say_how_to_apply_them(here: Callable, st
     assert "is configured anew" not in here(*call, home=story.home).out
 
 
+def test_the_project_that_is_named_wins_over_its_file_and_folder(here: Callable, place: Any, tmp_path: Path) -> None:
+    images = tmp_path / "my photos"
+    images.mkdir()
+    shutil.copy(sorted(place.images.glob("*.bmp"))[0], images)
+    (images / "project.yaml").write_text(f"classes: [square, disc]\nsupport: {place.support}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(images)
+        said = here("ingest", ".", "-p", "shapes", "--config", "project.yaml")
+    assert (said.status, said.err) == (0, said.err)
+    assert said.out.startswith("shapes: ")
+    assert "nothing new" in here("ingest", images, "-p", "shapes").out
+
+
+def test_links_in_a_folder_are_labelled_as_what_they_lead_to(here: Callable, place: Any, tmp_path: Path) -> None:
+    first, second = sorted(place.images.glob("*.bmp"))[:2]
+    (tmp_path / "pool").mkdir()
+    shutil.copy(second, tmp_path / "pool" / "b.bmp")
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "a.bmp").symlink_to(first)
+    (tmp_path / "few" / "more").symlink_to(tmp_path / "pool")
+    call = ["ingest", tmp_path / "few", "-p", "shapes", "-c", "square,disc", "--support", place.support, "--json"]
+    (row,) = here(*call).json
+    assert (row["files"], row["quarantined"]) == (2, 0)
+
+
 def test_status_says_why_a_batch_is_unfinished_and_what_goes_on_with_it(
     here: Callable, place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

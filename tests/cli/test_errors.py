@@ -185,3 +185,11 @@ def test_ids_are_deleted_all_or_none(here: Callable, place: Any) -> None:
     said = here("objects", "delete", rows[0]["object_id"], "obj_aaaaaaaaaaaa", home=place.home)
     assert said.status == 2
     assert here("objects", "list", "--json", home=place.home).json == rows
+
+
+def test_an_ingest_that_fails_makes_no_project(here: Callable, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    said = here("ingest", tmp_path / "empty", "-p", "empty", "-c", "face")
+    assert (said.status, said.err.count("\n")) == (2, 1)
+    assert "holds no files to label" in said.err
+    assert here("status", "--json").json["projects"] == []

@@ -138,7 +138,7 @@ def test_a_folder_whose_name_cannot_be_a_project_says_so(written):
 def test_a_missing_file_and_a_folder_say_so(tmp_path):
     with pytest.raises(UserError, match=re.escape("none.yaml: cannot be read: No such file or directory")):
         load_yaml(tmp_path / "none.yaml")
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is not a regular file"):
         load_yaml(tmp_path)
 
 
@@ -157,3 +157,45 @@ def test_yaml_cannot_build_objects(tmp_path):
     (tmp_path / "a.yaml").write_text("!!python/object/apply:os.getcwd []")
     with pytest.raises(UserError, match="is not valid YAML"):
         load_yaml(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("classes: " + "[" * 20_000, "is nested too deep"),
+        ("classes: " + "[" * 60 + "]" * 60, "is nested too deep"),
+        ('classes: ["\\ud800"]', "half a character"),
+        ("classes: [nut]\ntop_k: 12345678901234567890123", "a number of 23 digits"),
+        (
+            "a: &a [x, x, x, x, x, x, x, x, x]\n"
+            + "".join(
+                f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+            ),
+            "holds too many values",
+        ),
+    ],
+)
+def test_a_file_that_yaml_allows_and_nothing_can_hold_is_answered_with_one_sentence(tmp_path, text, reason):
+    path = tmp_path / "project.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as refused:
+        load_project(path)
+    assert str(refused.value).startswith(f"{path}: ")
+    assert reason in str(refused.value)
+
+
+def test_a_name_that_is_given_wins_over_the_file_and_the_folder(tmp_path):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    (folder / "project.yaml").write_text("classes: [nut]\n")
+    assert load_project(folder / "project.yaml", "parts").name == "parts"
+    (folder / "project.yaml").write_text("classes: [nut]\nname: other\n")
+    assert load_project(folder / "project.yaml").name == "other"
+    assert load_project(folder / "project.yaml", "parts").name == "parts"
+
+
+def test_a_file_in_the_folder_one_stands_in_has_the_name_of_that_folder(tmp_path, monkeypatch):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "project.yaml").write_text("classes: [nut]\n")
+    monkeypatch.chdir(tmp_path / "parts")
+    assert load_project(Path("project.yaml")).name == "parts"

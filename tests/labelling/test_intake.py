@@ -180,3 +180,70 @@ def test_the_table_of_groups_beside_the_pictures_is_no_input(registry, home):
     (folder / "groups.csv").write_text("file,group\npicture_0.png,a\n")
     project = home.project(grouping={"by": "column", "column": folder / "groups.csv"})
     assert names(registry, take_folder(registry, folder, project, batch_size=256)) == [["picture_0.png"]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "classes: " + "[" * 20_000,
+        'classes: ["\\ud800"]',
+        "classes: [x]\nclassification: {top_k: 12345678901234567890123}",
+    ],
+)
+def test_a_folder_that_nothing_can_be_made_of_is_a_problem_of_itself_alone(registry, home, fill_inbox, text):
+    fill_inbox()
+    home.pictures(1, "inbox/broken")
+    (home.settings.inbox / "broken" / "project.yaml").write_text(text)
+    intake = take(registry, home)
+    assert len(intake.unfinished) == 1
+    (problem,) = intake.problems
+    assert "broken/project.yaml: " in problem
+
+
+def test_two_folders_of_one_project_name_are_a_problem_of_the_second(registry, home, fill_inbox):
+    fill_inbox("parts", 1)
+    fill_inbox("shapes", 1, name="parts")
+    intake = take(registry, home)
+    assert [key.rpartition("--")[0] for key in intake.unfinished] == ["parts"]
+    (problem,) = intake.problems
+    assert "names the project 'parts', which is that of" in problem
+
+
+def test_a_folder_does_not_take_over_the_project_of_another_place_by_its_name(registry, home, fill_inbox):
+    take_folder(registry, home.pictures(1), home.project("parts"), batch_size=256)
+    fill_inbox("box", 1, name="parts", classes=["bar"], support=None)
+    intake = take(registry, home)
+    assert intake.unfinished == []
+    assert "exists already and is configured otherwise" in intake.problems[0]
+    assert get_project(registry, "parts").classes == ("disc", "bar")
+
+
+def test_a_folder_may_have_a_project_of_another_name_and_be_configured_anew(registry, home, fill_inbox):
+    fill_inbox("box", 1, name="parts")
+    assert take(registry, home).problems == []
+    fill_inbox("box", 1, name="parts", classes=["disc", "bar", "nut"])
+    assert take(registry, home).problems == []
+    assert get_project(registry, "parts").classes == ("disc", "bar", "nut")
+
+
+def test_loose_files_of_the_inbox_are_reported(registry, home, fill_inbox):
+    fill_inbox()
+    (home.settings.inbox / "photo.png").write_bytes(b"x")
+    (problem,) = take(registry, home).problems
+    assert problem == f"{home.settings.inbox}/photo.png: lies in no project's folder; move it into one"
+
+
+def test_links_between_folders_of_the_inbox_are_taken_as_their_targets(registry, home, fill_inbox):
+    fill_inbox("parts", 1)
+    target = home.pictures(1, "inbox/pool", first=7) / "picture_7.png"
+    (home.settings.inbox / "parts" / "link.png").symlink_to(target)
+    (key,) = take(registry, home).unfinished
+    sizes = {file.file_path.rpartition("/")[2]: file.size_bytes for file in batch_manifest(registry, key)}
+    assert sizes["link.png"] == target.stat().st_size
+
+
+def test_a_path_is_one_however_it_is_spelt(registry, home):
+    folder = home.pictures(2)
+    first = take_folder(registry, folder, home.project(), batch_size=256)
+    assert take_folder(registry, folder / ".." / folder.name, home.project(), batch_size=256) == first
+    assert names(registry, first) == [["picture_0.png", "picture_1.png"]]

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from al_dagster.core.errors import UserError
-from al_dagster.media.inbox import FileStat, is_settled, list_projects, project_file, scan_folder
+from al_dagster.media.inbox import FileStat, absolute, is_settled, list_projects, project_file, scan_folder
 from al_dagster.media.inspection import inspect_file
 
 
@@ -100,15 +99,15 @@ def test_any_name_that_is_utf8_is_returned(tmp_path, name):
     assert names(tmp_path) == [name]
 
 
-def test_a_name_that_is_not_utf8_is_left_out_with_one_warning(tmp_path):
+def test_a_name_that_is_not_utf8_is_left_out_and_reported_once(tmp_path):
     write(tmp_path / "good.jpg")
     for name in (b"caf\xe9.jpg", b"\xff.jpg"):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text("x")
-    with capture_logs() as logs:
-        assert names(tmp_path) == ["good.jpg"]
-    (warning,) = logs
-    assert (warning["log_level"], warning["count"]) == ("warning", 2)
-    assert warning["first"] == [f"{tmp_path}/\\xff.jpg", f"{tmp_path}/caf\\xe9.jpg"]
+    told: list[str] = []
+    assert names(tmp_path, report=told.append) == ["good.jpg"]
+    assert told == [
+        f"{tmp_path}: files left out since their names are not UTF-8: 2, such as {tmp_path}/\\xff.jpg; rename them"
+    ]
 
 
 def test_links_inside_count_as_their_target(tmp_path):
@@ -123,7 +122,7 @@ def test_links_that_lead_out_or_nowhere_are_returned_for_the_quarantine(tmp_path
     (inbox / "circle.jpg").symlink_to(inbox / "circle.jpg")
     (inbox / "nowhere.jpg").symlink_to(inbox / "gone.jpg")
     (inbox / "out.jpg").symlink_to(write(tmp_path / "secret.jpg", "s" * 5000))
-    files = scan_folder(inbox, settle_seconds=0)
+    files = scan_folder(inbox, settle_seconds=0, within=inbox)
     rows = [inspect_file(file.path, root=inbox, max_pixels=100) for file in files]
     assert [row["reason"] for row in rows] == [
         "is a link that leads in a circle",
@@ -136,12 +135,47 @@ def test_links_that_lead_out_or_nowhere_are_returned_for_the_quarantine(tmp_path
     assert 5000 not in [file.size_bytes for file in files]
 
 
-def test_links_to_folders_are_not_followed_and_circles_do_not_hang(tmp_path):
-    write(tmp_path / "inbox" / "a.jpg")
+def test_links_to_folders_are_followed_once_and_circles_do_not_hang(tmp_path):
+    write(tmp_path / "photos" / "a.jpg")
+    write(tmp_path / "photos" / "deep" / "c.jpg")
     write(tmp_path / "outside" / "b.jpg")
-    (tmp_path / "inbox" / "circle").symlink_to(tmp_path / "inbox")
-    (tmp_path / "inbox" / "out").symlink_to(tmp_path / "outside")
-    assert names(tmp_path / "inbox") == ["a.jpg"]
+    (tmp_path / "photos" / "circle").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "again").symlink_to(tmp_path / "photos" / "deep")
+    (tmp_path / "photos" / "out").symlink_to(tmp_path / "outside")
+    (tmp_path / "photos" / "twice").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside" / "back").symlink_to(tmp_path / "photos")
+    told: list[str] = []
+    found = names(tmp_path / "photos", report=told.append)
+    assert sorted(os.path.basename(name) for name in found) == ["a.jpg", "b.jpg", "c.jpg"]  # noqa: PTH119
+    assert told == []
+
+
+def test_a_link_to_a_folder_that_leads_out_of_the_bounds_is_reported(tmp_path):
+    write(tmp_path / "inbox" / "parts" / "a.jpg")
+    write(tmp_path / "inbox" / "shared" / "b.jpg")
+    write(tmp_path / "outside" / "c.jpg")
+    (tmp_path / "inbox" / "parts" / "shared").symlink_to(tmp_path / "inbox" / "shared")
+    (tmp_path / "inbox" / "parts" / "out").symlink_to(tmp_path / "outside")
+    told: list[str] = []
+    found = names(tmp_path / "inbox" / "parts", within=tmp_path / "inbox", report=told.append)
+    assert found == ["a.jpg", "shared/b.jpg"]
+    assert told == [f"{tmp_path}/inbox/parts/out: links to a folder outside {tmp_path}/inbox; its files are left out"]
+
+
+def test_folders_of_storage_systems_are_left_out(tmp_path):
+    for name in ("a.jpg", "@eaDir/a.jpg", "deep/#recycle/b.jpg", "__MACOSX/c.jpg"):
+        write(tmp_path / name)
+    assert names(tmp_path) == ["a.jpg"]
+
+
+def test_a_place_has_one_path_however_it_is_spelt(tmp_path, monkeypatch):
+    write(tmp_path / "few" / "a.jpg")
+    (tmp_path / "alias").symlink_to(tmp_path / "few")
+    (tmp_path / "other" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other")
+    assert absolute(Path("../few")) == absolute(Path("deep/../../few")) == tmp_path / "few"
+    assert absolute(tmp_path / "alias") == tmp_path / "alias"
+    assert [file.path for file in scan_folder(Path("../few"), settle_seconds=0)] == [f"{tmp_path}/few/a.jpg"]
 
 
 def test_pipes_are_left_out(tmp_path):
@@ -164,13 +198,13 @@ def test_a_file_that_vanishes_during_the_scan_is_left_out(tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_a_folder_that_may_not_be_read_is_left_out_with_a_warning(tmp_path):
+def test_a_folder_that_may_not_be_read_is_left_out_and_reported(tmp_path):
     write(tmp_path / "a.jpg")
     write(tmp_path / "closed" / "b.jpg").parent.chmod(0)
-    with capture_logs() as logs:
-        assert names(tmp_path) == ["a.jpg"]
+    told: list[str] = []
+    assert names(tmp_path, report=told.append) == ["a.jpg"]
     (tmp_path / "closed").chmod(0o700)
-    assert logs[0]["folder"] == str(tmp_path / "closed")
+    assert told == [f"{tmp_path}/closed: the folder is left out, since it cannot be read: Permission denied"]
 
 
 def test_an_inbox_that_does_not_exist_is_empty(tmp_path):

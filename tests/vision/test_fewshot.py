@@ -1,13 +1,26 @@
+import os
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.project import UNKNOWN
+from al_dagster.media.reading import read_image
 from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette
-from al_dagster.vision.fewshot import REVISION, TURN_STEP, SupportSet, build_support, classify, picture_crops, turned
+from al_dagster.vision.fewshot import (
+    REVISION,
+    TURN_STEP,
+    SupportSet,
+    build_support,
+    classify,
+    example_files,
+    picture_crops,
+    turned,
+)
 from al_dagster.vision.grabcut import GrabCutSegmenter
 from al_dagster.vision.hog_color import WEIGHTS, HogColorEmbedder
 from al_dagster.vision.protocols import Mask
@@ -214,3 +227,36 @@ def test_a_class_folder_without_a_readable_picture_is_refused_with_the_reason(fo
     (folder / "bar" / "1.png").write_text("no picture")
     with pytest.raises(UserError, match=r"bar.*no readable picture.*1\.png"):
         _load(folder, read_rgb)
+
+
+def test_what_lies_among_the_examples_and_is_no_file_is_left_out_and_named(tmp_path, save_picture, shapes):
+    folder = tmp_path / "nut"
+    picture = save_picture(folder / "a.png", shapes(1))
+    (folder / "old").mkdir()
+    (folder / "@eaDir").mkdir()
+    (folder / ".DS_Store").write_text("")
+    (folder / "gone.png").symlink_to("/nowhere.png")
+    (folder / "endless.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe.png")
+    with capture_logs() as logs:
+        assert example_files(folder) == [picture]
+    (warning,) = logs
+    assert (warning["log_level"], warning["count"]) == ("warning", 4)
+    assert warning["names"] == ["endless.png", "gone.png", "old", "pipe.png"]
+    assert example_files(tmp_path / "none") == []
+
+
+def test_an_example_that_cannot_be_read_is_named(tmp_path, save_picture, shapes):
+    save_picture(tmp_path / "nut" / "a.png", shapes(1))
+    (tmp_path / "nut" / "b.png").write_text("no picture")
+    (tmp_path / "@eaDir").mkdir()
+
+    def read(path):
+        return read_image(path, max_pixels=1_000_000)
+
+    with capture_logs() as logs:
+        crops = picture_crops(tmp_path, ["nut"], read, GrabCutSegmenter())
+    assert len(crops["nut"]) == 1
+    (warning,) = logs
+    assert (warning["log_level"], warning["count"]) == ("warning", 1)
+    assert warning["first"].startswith("b.png: ")
