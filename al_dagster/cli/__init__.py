@@ -57,8 +57,7 @@ def prepare(
 
     settings = load_settings()
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    quiet = {} if "log_level" in settings.model_fields_set else {"log_level": "WARNING"}
-    configure_logging(settings.model_copy(update=quiet))
+    configure_logging(settings, quiet=True)
 
 
 def main() -> None:

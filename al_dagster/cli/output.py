@@ -17,6 +17,7 @@ from rich.table import Table
 
 from al_dagster.cli.interrupts import interrupted
 from al_dagster.core.progress import listening
+from al_dagster.core.text import printable
 
 console = Console()
 errors = Console(stderr=True)
@@ -24,20 +25,15 @@ errors = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
-def one_line(text: str) -> str:
-    """A text in one line, also where it quotes a file whose name holds line breaks."""
-    return text.replace("\r", "\\r").replace("\n", "\\n")
-
-
 def say(text: str) -> None:
     """Print a line as it is, not folded, whatever characters are in it."""
-    console.print(one_line(text), markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a line on standard error, under the command's name."""
     errors.print("[red]al:[/red] ", end="", highlight=False)
-    errors.print(one_line(text), highlight=False, markup=False, soft_wrap=True)
+    errors.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def many(count: int, name: str) -> str:

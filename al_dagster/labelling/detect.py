@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import structlog
 import supervision as sv
 
 from al_dagster.core.fingerprints import fingerprint
 from al_dagster.core.geometry import MIN_SIDE, clip_xyxy, xyxy_to_xywh
 from al_dagster.core.ids import object_id
+from al_dagster.core.logging import UNITS
 from al_dagster.core.project import PROPOSAL, DetectionConfig, ProjectConfig
 from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.labels import detector_prompts
@@ -22,6 +24,8 @@ from al_dagster.vision.parallel import stream_calls
 from al_dagster.vision.protocols import P_BOX, P_LABEL, Detector, Prompt
 
 CODE_VERSION = "1"
+
+units_log = structlog.get_logger(UNITS)
 
 
 def detect(
@@ -71,7 +75,9 @@ def detect(
         chunks = frame_images("detections", todo, images, detector.images_per_call, failures)
         for chunk, detections in stream_calls(boxes_of, chunks):
             for (frame, _), boxes in zip(chunk, detections, strict=True):
-                found[frame["frame_id"]] = _rows(frame, boxes, prompts, model, project.name, rules)
+                kept = _rows(frame, boxes, prompts, model, project.name, rules)
+                units_log.debug("detected", frame_id=frame["frame_id"], boxes=len(boxes), kept=len(kept), model=model)
+                found[frame["frame_id"]] = kept
         return found
 
     table, computed, reused = compute_new(units, previous, unit_column="frame_id", compute=compute)

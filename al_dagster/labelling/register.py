@@ -1,12 +1,15 @@
 """Registration: the labelled objects of a batch, brought to the registry in one transaction."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import structlog
 
+from al_dagster.core.logging import UNITS
 from al_dagster.core.project import UNKNOWN, ProjectConfig
 from al_dagster.core.schemas import OBJECTS
 from al_dagster.labelling.embed import know_version
@@ -18,6 +21,9 @@ from al_dagster.registry.frame_labels import FrameOutcome, record_frames
 from al_dagster.registry.labelling import LabelledObject, register_batch
 from al_dagster.registry.objects import count_objects
 from al_dagster.vision.profiles import Models
+
+log = structlog.get_logger(__name__)
+units_log = structlog.get_logger(UNITS)
 
 
 def labelled_rows(
@@ -108,6 +114,7 @@ def register(
         for row in rows
         if row["frame_id"] in ready and row["category"] != UNKNOWN
     ]
+    started = time.perf_counter()
     registration = register_batch(
         registry, project_id=project.name, batch_key=batch_key, run_id=run_id, frame_ids=labelled, objects=objects
     )
@@ -128,14 +135,26 @@ def register(
             },
         },
     )
-    category = {item.object_id: item.category for item in objects}
+    by_detection = {item.object_id: item for item in objects}
+    elapsed_ms = round(1000 * (time.perf_counter() - started))
+    for detection_id, object_id, outcome in registration.outcomes:
+        item = by_detection[detection_id]
+        units_log.info(
+            "object_registered",
+            object_id=object_id,
+            category=item.category,
+            confidence=item.confidence,
+            outcome=outcome,
+            elapsed_ms=elapsed_ms,
+        )
+    log.info("objects registered", batch=batch_key, objects=len(objects), frames=len(labelled), elapsed_ms=elapsed_ms)
     table = pa.Table.from_pylist(
         [
             {
                 "object_id": object_id,
                 "detection_id": detection_id,
                 "outcome": outcome,
-                "category": category[detection_id],
+                "category": by_detection[detection_id].category,
             }
             for detection_id, object_id, outcome in registration.outcomes
         ],
@@ -143,7 +162,7 @@ def register(
     )
     unknown = sum(row["category"] == UNKNOWN for row in rows if row["frame_id"] in ready)
     named = {item.frame_id for item in objects}
-    by_category = Counter(category.values())
+    by_category = Counter(item.category for item in by_detection.values())
     return StageResult(
         table,
         computed=registration.counts.get("inserted", 0),

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import structlog
 
 from al_dagster.core.fingerprints import fingerprint
+from al_dagster.core.logging import UNITS
 from al_dagster.core.rle import encode
 from al_dagster.labelling.images import FrameImage, frame_images
 from al_dagster.labelling.masks import BOX_COLUMNS, RunMasks, corners
@@ -16,6 +18,8 @@ from al_dagster.vision.polygons import mask_polygons
 from al_dagster.vision.protocols import Mask, Segmenter
 
 CODE_VERSION = "2"
+
+units_log = structlog.get_logger(UNITS)
 
 
 def segment(
@@ -75,6 +79,9 @@ def segment(
                 for box, mask in zip(in_frame[frame["frame_id"]], frame_masks, strict=True)
             ]
             rows.update(map_images(stored, cut_out))
+            for frame, _ in chunk:
+                boxes = len(in_frame[frame["frame_id"]])
+                units_log.debug("segmented", frame_id=frame["frame_id"], boxes=boxes, model=model)
         return rows
 
     table, computed, reused = compute_new(

@@ -16,6 +16,7 @@ from sqlalchemy import Exists, Row, Select, Update, bindparam, func, insert, sel
 from sqlalchemy.orm import Session, aliased
 
 from al_dagster.core.failpoints import reach
+from al_dagster.core.logging import UNITS
 from al_dagster.registry.base import UtcNow
 from al_dagster.registry.database import Registry
 from al_dagster.registry.embedding_versions import list_versions
@@ -28,6 +29,7 @@ PAGE = 1000
 STATUSES = ("pending", "synced", "failed")
 
 log = structlog.get_logger(__name__)
+units_log = structlog.get_logger(UNITS)
 # Held from reading rows to marking them: a thread must not apply an upsert that it has read before another thread
 # applied the delete that follows. Between processes the lock of the vector store does the same.
 applying = threading.RLock()
@@ -83,6 +85,12 @@ def sync_embeddings(
             refused = _apply(store, rows)
             reach("vectors written")
             counts = _mark(registry, store.version_id, rows, refused)
+        if refused:
+            first = {"version": store.version_id, "first": next(iter(refused.values()))}
+            if len(refused) > counts[1]:
+                log.warning("embeddings refused, which are tried again", count=len(refused) - counts[1], **first)
+            if counts[1]:
+                log.error("embeddings failed", count=counts[1], tries=MAX_TRIES, **first)
         synced, failed, done, after = synced + counts[0], failed + counts[1], done + len(rows), rows[-1].id
         if progress:
             progress(done, max(done, total))
@@ -155,7 +163,7 @@ def _apply(store: VectorStore, rows: Sequence[Row]) -> dict[int, str]:
     except Exception as error:
         if len(rows) == 1:
             message = f"{type(error).__name__}: {error}"
-            log.warning("embedding refused", object_id=rows[0].object_id, error=message)
+            units_log.warning("embedding refused", object_id=rows[0].object_id, error=message)
             return {rows[0].id: message[:ERROR_LENGTH]}
         middle = len(rows) // 2
         return _apply(store, rows[:middle]) | _apply(store, rows[middle:])

@@ -16,6 +16,8 @@ from types import FrameType
 
 import yaml
 
+from al_dagster.core.settings import Settings, load_settings
+
 DEFINITIONS = "al_dagster.definitions"
 LOOK_EVERY_SECONDS = 0.3
 STOP_SECONDS = 20.0
@@ -34,6 +36,8 @@ def main() -> int:
     given = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    # Of the process that the code server starts, which is not told the format.
+    os.environ["DAGSTER_CLI_API_GRPC_LOG_FORMAT"] = _log_format(load_settings())
     parent = os.getppid()
     running: dict[str, subprocess.Popen[bytes]] = {}
     with tempfile.TemporaryDirectory(prefix="al_ui_") as folder:
@@ -61,7 +65,10 @@ def _commands(folder: Path, host: str, port: str) -> Mapping[str, Sequence[str]]
     server = {"grpc_server": {"socket": str(socket), "location_name": DEFINITIONS}}
     workspace.write_text(yaml.safe_dump({"load_from": [server]}))
     dagster = [sys.executable, "-m", "dagster"]
-    quiet = ["--log-level", "warning"]
+    settings = load_settings()
+    # As ``configure_logging`` does for a quiet process.
+    level = settings.log_level.lower() if "log_level" in settings.model_fields_set else "warning"
+    quiet = ["--log-level", level, "--log-format", _log_format(settings)]
     return {
         "code server": [
             *dagster, "code-server", "start", "--module-name", DEFINITIONS, "--socket", str(socket),
@@ -73,6 +80,11 @@ def _commands(folder: Path, host: str, port: str) -> Mapping[str, Sequence[str]]
             "--workspace", str(workspace),
         ],
     }  # fmt: skip
+
+
+def _log_format(settings: Settings) -> str:
+    """What Dagster calls the format."""
+    return "json" if settings.log_format == "json" else "colored"
 
 
 def _wait_for(socket: Path, process: "subprocess.Popen[bytes]", parent: int) -> None:

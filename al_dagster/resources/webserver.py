@@ -10,6 +10,7 @@ from dagster_webserver.version import __version__
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.middleware import Middleware
 
+from al_dagster.core.logging import configure_logging
 from al_dagster.core.settings import load_settings
 from al_dagster.resources.guard import Guard
 
@@ -30,12 +31,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--workspace", required=True, help="the workspace.yaml that names the code server")
     given = parser.parse_args()
+    configure_logging(load_settings(), quiet=True)
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(statement_timeout=15_000, pool_recycle=3600, max_overflow=20)
         target = WorkspaceFileTarget([given.workspace])
         with WorkspaceProcessContext(instance, version=__version__, workspace_load_target=target) as workspace:
             app = GuardedWebserver(workspace).create_asgi_app()
-            uvicorn.run(app, host=given.host, port=given.port, log_level="warning")
+            uvicorn.run(app, host=given.host, port=given.port, log_config=None)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import structlog
+
 from al_dagster.core.errors import UserError
 from al_dagster.core.memory import tells_of_too_little_memory
 from al_dagster.yolo.errors import YoloError
+
+log = structlog.get_logger(__name__)
 
 PASSED_ON = (
     *("PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "TEMP", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV"),
@@ -96,13 +100,17 @@ class Worker:
         return self._process.stdin
 
     def next_message(self) -> dict[str, Any] | None:
-        """The next message, which is waited for; None where there are no more, be it within a message."""
+        """The next message, which is waited for; None where there are no more, be it within a message.
+
+        What the process logs comes as messages too and is logged here, so that it is written like everything else.
+        """
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            return None
-        message: dict[str, Any] = json.loads(line)
-        return message
+        while (line := self._process.stdout.readline()).endswith(b"\n"):
+            message: dict[str, Any] = json.loads(line)
+            if message["event"] != "log":
+                return message
+            log.log(message["level"], message["text"], process=self._mode)
+        return None
 
     def kill(self) -> None:
         """Have it end at once, whatever it is at."""

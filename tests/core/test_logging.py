@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -61,3 +62,42 @@ def test_logs_go_to_stderr(capsys):
 def test_an_unknown_level_is_answered_with_the_known_ones():
     with pytest.raises(UserError, match="AL_LOG_LEVEL: 'loud' is no level; use DEBUG, INFO"):
         configure_logging(Settings(log_level="loud"))
+
+
+def test_a_warning_of_a_library_has_the_same_format_and_its_details_are_left_out():
+    out = io.StringIO()
+    configure_logging(Settings(log_format="json", log_level="debug"), out)
+    logging.getLogger("some.library").warning("%d pages", 3)
+    logging.getLogger("some.library").info("not shown")
+    (row,) = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert (row["event"], row["level"]) == ("3 pages", "warning")
+
+
+def test_names_of_files_cannot_steer_a_terminal_or_forge_a_line():
+    out = io.StringIO()
+    configure_logging(Settings(), out)
+    structlog.get_logger().warning("left out", file="a\x1b[2J\nb\x9b1m\u202e.png")
+    assert "a\\x1b[2J\\nb\\x9b1m\\u202e.png" in out.getvalue()
+
+
+def test_a_stack_trace_is_written_with_errors_only():
+    out = io.StringIO()
+    configure_logging(Settings(), out)
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        structlog.get_logger().warning("tried again", exc_info=True)
+    assert "Traceback" not in out.getvalue()
+    assert "tried again" in out.getvalue()
+
+
+def test_a_quiet_process_writes_warnings_only_unless_a_level_is_set(monkeypatch):
+    def written() -> str:
+        out = io.StringIO()
+        configure_logging(Settings(), out, quiet=True)
+        structlog.get_logger().info("done")
+        return out.getvalue()
+
+    assert written() == ""
+    monkeypatch.setenv("AL_LOG_LEVEL", "INFO")
+    assert "done" in written()

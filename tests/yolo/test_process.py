@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 
 from al_dagster.core.errors import UserError
 from al_dagster.yolo.errors import YoloError
@@ -156,3 +157,21 @@ def test_a_process_whose_last_lines_tell_of_too_little_memory_is_one_sentence(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(UserError, match="ran out of memory: lower"):
         run_worker("predict", {}, tmp_path / "work", lambda message: None)
+
+
+def test_what_the_process_logs_is_logged_here_with_its_warnings_as_what_was_done(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if 'al_dagster.yolo.worker' in sys.orig_argv:\n"
+        "    import logging, al_dagster.yolo.jobs as jobs\n"
+        "    def speak(job, emit, requests):\n"
+        "        logging.getLogger('ultralytics').warning('no labels')\n"
+        "        logging.getLogger('ultralytics').info('epoch 1')\n"
+        "        return {'done': True}\n"
+        "    jobs.JOBS['train'] = speak\n"
+    )
+    with structlog.testing.capture_logs() as logged:
+        assert run_worker("train", {}, tmp_path / "work", lambda message: None)["done"]
+    assert any(line["log_level"] == "info" and "no labels" in line["event"] for line in logged)
+    assert {"event": "epoch 1", "log_level": "debug", "process": "train"} in logged
