@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 from dagster import DagsterEvent, DagsterEventType
+from dagster._core.events import RunFailureReason
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 from dagster_shared.error import SerializableErrorInfo
 
@@ -37,6 +38,7 @@ def execute(
     Raises:
         UserError: the run failed for a reason that the user can put right; says what the asset said.
         RunFailedError: it failed for another reason; names the run.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came meanwhile; the run is cancelled.
     """
     settings = load_settings()
     with open_instance(settings) as instance:
@@ -57,6 +59,10 @@ def execute(
                     "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                 },
             )
+        if _was_interrupted(result):
+            # Dagster takes the run for failed, since nobody asked it to cancel it.
+            instance.report_run_canceled(result.dagster_run, "The command that executed this run was interrupted.")
+            raise KeyboardInterrupt
         if not result.success:
             raise _failure(result, run_id)
         return result
@@ -132,6 +138,11 @@ def _finding(figures: Mapping[str, Any]) -> str:
     more = int(figures.get("wrong", 1)) - 1
     first = figures.get("first_wrong", "see `al ui`")
     return f"{first} and {more} more" if more else str(first)
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    ends = [event for event in result.all_events if event.event_type == DagsterEventType.RUN_FAILURE]
+    return any(event.job_failure_data.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION for event in ends)
 
 
 def _failure(result: dg.ExecuteInProcessResult, run_id: str) -> Exception:

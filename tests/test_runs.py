@@ -1,9 +1,13 @@
+import os
+import signal
 import sys
 
+import dagster as dg
 import pytest
 
 from al_dagster.assets.partitions import batches
 from al_dagster.core.errors import UserError
+from al_dagster.core.failpoints import clear_failpoints, set_failpoint
 from al_dagster.labelling.intake import take_folder
 from al_dagster.registry.database import open_registry
 from al_dagster.resources.instance import open_instance
@@ -46,3 +50,16 @@ def test_any_other_failure_names_the_asset_and_the_run(home):
     home.settings.masks_dir.write_text("a file where the masks are to be")
     with pytest.raises(RunFailedError, match=r"^masks failed: .*\(run [0-9a-f-]{36}; `al ui` shows its log\)$"):
         execute("label_batch", partition=key, partitions=batches)
+
+
+def test_a_run_that_ctrl_c_ends_is_cancelled_and_can_be_made_again(home):
+    key = claim(home)
+    set_failpoint("detections written", lambda: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            execute("label_batch", partition=key, partitions=batches)
+    finally:
+        clear_failpoints()
+    with open_instance(home.settings) as instance:
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    assert execute("label_batch", partition=key, partitions=batches).success

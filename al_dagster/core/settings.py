@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.files import plain_path
 
 
 class Settings(BaseSettings):
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
     @property
     def registry_dir(self) -> Path:
         """Folder of the registry: database, masks and vectors."""
-        return (self.home / "registry").absolute()
+        return plain_path(self.home) / "registry"
 
     @property
     def masks_dir(self) -> Path:
@@ -102,22 +103,24 @@ class Settings(BaseSettings):
     @property
     def scratch_dir(self) -> Path:
         """Folder of files that a process needs only while it runs."""
-        return (self.home / "scratch").absolute()
+        plain = plain_path(self.home)
+        # ultralytics writes to where a link leads, so that here a link would not do.
+        return plain / "scratch" if plain == self.home.absolute() else plain.with_name(f"{plain.name}-scratch")
 
     @property
     def tracking_uri(self) -> str:
         """MLflow tracking URI."""
-        return self.mlflow_uri or f"sqlite:///{(self.home / 'mlflow.db').absolute()}"
+        return self.mlflow_uri or f"sqlite:///{plain_path(self.home) / 'mlflow.db'}"
 
     @property
     def artifacts_dir(self) -> Path:
         """Folder of the MLflow artifacts."""
-        return (self.home / "mlartifacts").absolute()
+        return plain_path(self.home) / "mlartifacts"
 
     @property
     def dagster_home(self) -> Path:
         """Dagster's instance folder."""
-        return (self.home / "dagster").absolute()
+        return plain_path(self.home) / "dagster"
 
 
 def load_settings() -> Settings:

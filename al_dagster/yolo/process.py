@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import structlog
@@ -164,23 +166,54 @@ def run_worker(
     Raises:
         UserError: the libraries are missing, the worker refuses the job, or it needs more memory than there is.
         YoloError: the process failed; the message ends with its last lines.
+        BaseException: what the handler of a signal raises that came meanwhile; the process is gone then.
     """
     result: dict[str, Any] | None = None
     worker = Worker(mode, job, work_dir)
-    try:
-        while (message := worker.next_message()) is not None:
-            if message["event"] == "result":
-                result = message
-            else:
-                on_message(message)
-        status = worker.wait()
-    finally:
-        worker.end()
+    with _stopped_by_signals(worker):
+        try:
+            while (message := worker.next_message()) is not None:
+                if message["event"] == "result":
+                    result = message
+                else:
+                    on_message(message)
+            status = worker.wait()
+        finally:
+            worker.end()
     if status != 0 or result is None:
         raise worker.failure()
     if "refused" in result:
         raise UserError(result["refused"])
     return result
+
+
+@contextmanager
+def _stopped_by_signals(worker: Worker) -> Iterator[None]:
+    """Have a signal that would end this process kill the worker, and raise what it raises once the worker is gone.
+
+    An exception that a handler raises wherever the program stands can be lost, in a finalizer or a callback of a
+    library; then a training would go on for an epoch or to its end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append((number, frame))
+        worker.kill()
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    replaced = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in replaced:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in replaced.items():
+            signal.signal(number, handler)
+        for first, frame in came[:1]:
+            replaced[signal.Signals(first)](first, frame)
 
 
 def worker_environment(work_dir: Path) -> dict[str, str]:
@@ -198,6 +231,9 @@ def worker_environment(work_dir: Path) -> dict[str, str]:
         "MPLCONFIGDIR": str((work_dir / "config" / "matplotlib").resolve()),
         "MPLBACKEND": "Agg",
         "HF_HUB_OFFLINE": "1",
+        # Whatever would still ask another host is refused on this one.
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+        "no_proxy": "localhost,127.0.0.1",
         "DO_NOT_TRACK": "1",
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import yaml
@@ -29,14 +30,16 @@ def test_every_process_of_the_server_logs_json_and_the_packages_also_into_the_ev
             stdout=subprocess.DEVNULL,
             stderr=output,
         )
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while '"objects registered"' not in log.read_text() or "embeddings synced" not in log.read_text():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+        try:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while '"objects registered"' not in log.read_text() or "embeddings synced" not in log.read_text():
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+    rows: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
     assert {"dagster.code_server", "dagster.daemon.SensorDaemon", None} <= {row.get("logger") for row in rows}
     registered = [row for row in rows if row["event"] == "object_registered"]
     assert all({"object_id", "category", "confidence", "elapsed_ms"} <= row.keys() for row in registered)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -16,6 +17,7 @@ from al_dagster.yolo.process import Worker, require_train_extra, run_worker, wor
 STARTS_A_CHILD = """
 import subprocess, sys
 from pathlib import Path
+from typing import Any
 if "al_dagster.yolo.worker" in sys.orig_argv:
     child = subprocess.Popen(["sleep", "60"], close_fds=False)
     Path({file!r}).write_text(str(child.pid))
@@ -26,6 +28,7 @@ WAITS = "import time; time.sleep(60)"
 STARTS_A_WORKER_AND_IS_KILLED = """
 import os, signal, sys, time
 from pathlib import Path
+from typing import Any
 from al_dagster.yolo.process import Worker
 Worker("detect", {}, Path(sys.argv[1]))
 while not Path(sys.argv[2]).exists():
@@ -175,3 +178,40 @@ def test_what_the_process_logs_is_logged_here_with_its_warnings_as_what_was_done
         assert run_worker("train", {}, tmp_path / "work", lambda message: None)["done"]
     assert any(line["log_level"] == "info" and "no labels" in line["event"] for line in logged)
     assert {"event": "epoch 1", "log_level": "debug", "process": "train"} in logged
+
+
+class SendsSignalWhileItIsFinalized:
+    """What a handler raises in a finalizer is lost."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+
+
+SAYS_SOMETHING_AND_WAITS = """import time; print('{"event": "progress"}', flush=True); time.sleep(200)"""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_ends_the_process_also_where_its_exception_would_be_lost(tmp_path: Path, child_file: Path) -> None:
+    add_to_start(tmp_path, SAYS_SOMETHING_AND_WAITS)
+    heard: list[str] = []
+
+    def on_message(message: dict[str, Any]) -> None:
+        heard.append(message["event"])
+        SendsSignalWhileItIsFinalized(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_worker("predict", {}, tmp_path / "work", on_message)
+    assert heard == ["progress"]
+    assert signal.getsignal(signal.SIGINT) is before
+    wait_until_gone(int(child_file.read_text()))
+
+
+def test_whatever_would_still_ask_another_host_is_refused_on_this_one(tmp_path: Path) -> None:
+    environment = worker_environment(tmp_path)
+    ask = "import urllib.request; urllib.request.urlopen('http://example.com', timeout=60)"
+    said = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=False)
+    assert "Connection refused" in said.stderr
