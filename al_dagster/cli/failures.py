@@ -13,6 +13,7 @@ import typer
 from al_dagster.cli.interrupts import interrupted
 from al_dagster.cli.output import warn
 from al_dagster.core.errors import UserError
+from al_dagster.core.text import printable
 
 FAILED, USERS, INTERRUPTED = 1, 2, 130
 STOPPED = "interrupted; the same command again goes on where this one stopped"
@@ -68,8 +69,9 @@ def _logged(error: Exception) -> str:
         path = load_settings().home.absolute() / LOG_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {' '.join(sys.argv)}\n")
-            log.write("".join(traceback.format_exception(error)))
+            log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {printable(' '.join(sys.argv))}\n")
+            lines = "".join(traceback.format_exception(error)).split("\n")
+            log.write("\n".join(map(printable, lines)))
     except (OSError, UserError):
         return "its stack trace could not be written to AL_HOME"
     return f"its stack trace is in {path}"

@@ -6,7 +6,8 @@ import typer
 from rich.markup import escape
 from rich.tree import Tree
 
-from al_dagster.cli.output import Json, console, print_json, progress_bars
+from al_dagster.cli.output import Json, print_json, print_whole, progress_bars
+from al_dagster.core.text import printable
 
 LINE_LENGTH = 60
 LEFT_OUT = ("training",)
@@ -42,14 +43,14 @@ def lineage(identifier: Id, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    tree = Tree(f"[bold]{found['kind']}[/bold] {escape(found['id'])}")
+    tree = Tree(f"[bold]{found['kind']}[/bold] {escape(printable(found['id']))}")
     _grow(tree, {key: value for key, value in found.items() if key not in ("kind", "id")})
-    console.print(tree, highlight=False)
+    print_whole(tree)
 
 
 def _grow(tree: Tree, values: dict[str, Any]) -> None:
     for key, value in values.items():
-        name = f"[cyan]{escape(key.replace('_', ' '))}[/cyan]"
+        name = f"[cyan]{escape(printable(key.replace('_', ' ')))}[/cyan]"
         if value is None or value in ({}, []) or key in LEFT_OUT:
             continue
         if isinstance(value, list) and isinstance(value[0], dict):
@@ -70,7 +71,7 @@ def _add_item(branch: Tree, item: dict[str, Any]) -> None:
     """A thing in a list: its first value and the other plain ones in one line, what is nested in it below."""
     (_, title), *rest = item.items()
     plain = {key: value for key, value in rest if not _is_nested(value)}
-    line = "  ".join(filter(None, [str(title), _text(plain)]))
+    line = "  ".join(filter(None, [_text(title), _text(plain)]))
     _grow(branch.add(escape(line)), {key: value for key, value in rest if _is_nested(value)})
 
 
@@ -80,7 +81,9 @@ def _is_nested(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_text(item)}" for key, item in value.items() if item is not None)
+        return ", ".join(
+            f"{printable(key.replace('_', ' '))} {_text(item)}" for key, item in value.items() if item is not None
+        )
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))

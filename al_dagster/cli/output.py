@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,16 +12,21 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from al_dagster.cli.interrupts import interrupted
 from al_dagster.core.progress import listening
-from al_dagster.core.text import printable
+from al_dagster.core.text import printable, printable_json
 
 console = Console()
 errors = Console(stderr=True)
+
+WIDEST = 100_000
+"""Columns of what is no terminal: more than any row has."""
+
+LINE_EVERY_SECONDS = 20.0
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -43,7 +49,7 @@ def many(count: int, name: str) -> str:
 
 def print_json(value: object) -> None:
     """Print a value as JSON; dates become ISO text, and what JSON does not know becomes text."""
-    typer.echo(json.dumps(value, indent=2, default=_plain, ensure_ascii=False))
+    typer.echo(printable_json(json.dumps(value, indent=2, default=_plain, ensure_ascii=False)))
 
 
 def print_table(
@@ -60,7 +66,9 @@ def print_table(
     if not rows:
         say(f"{title}: none")
         return
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=escape(printable(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for key, header in columns.items():
         values = [row[key] for row in rows if row.get(key) is not None]
         numeric = bool(values) and all(isinstance(value, (int, float)) for value in values)
@@ -69,12 +77,24 @@ def print_table(
         )
     for row in rows:
         table.add_row(*(escape(_cell(row.get(key))) for key in columns))
-    console.print(table, highlight=False)
+    print_whole(table)
+
+
+def print_whole(shown: RenderableType) -> None:
+    """Print a table or a tree, as wide as the terminal; where the output is none, as wide as it is."""
+    if console.file.isatty():
+        console.print(shown, highlight=False)
+        return
+    wide = Console(width=WIDEST)
+    with wide.capture() as captured:
+        wide.print(shown, highlight=False)
+    for line in captured.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
     """Print a heading and under it names with their values; None is left out."""
-    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(title), style="bold", markup=False, highlight=False, soft_wrap=True)
     shown = {
         name: f"{round(value, 3):g}" if isinstance(value, float) else _cell(value)
         for name, value in facts.items()
@@ -86,7 +106,7 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def progress_bars(enabled: bool = True, *, title: str = "") -> Iterator[None]:
+def progress_bars(enabled: bool = True, *, title: str = "", lines: bool = False) -> Iterator[None]:
     """Show on a terminal that a command is at work, and a bar for each step that reports how far it has come.
 
     The bars are on standard error and vanish at the end. Ctrl-C stops a step when it reports.
@@ -94,6 +114,7 @@ def progress_bars(enabled: bool = True, *, title: str = "") -> Iterator[None]:
     Args:
         enabled: whether anything is shown.
         title: what the command is doing.
+        lines: where standard error is no terminal, say in lines what is begun, and now and then how far it has come.
     """
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
@@ -110,15 +131,26 @@ def progress_bars(enabled: bool = True, *, title: str = "") -> Iterator[None]:
             transient=True,
         )
 
+        told = time.monotonic()
+
+        def tell(text: str, *, at_once: bool) -> None:
+            nonlocal told
+            in_lines = enabled and lines and not shown_on.is_terminal
+            if in_lines and (at_once or time.monotonic() - told >= LINE_EVERY_SECONDS):
+                told = time.monotonic()
+                shown_on.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
         def listener(step: str, done: int, total: int) -> None:
             if interrupted():
                 raise KeyboardInterrupt
             if step not in tasks:
-                tasks[step] = progress.add_task(escape(step), total=total, count="")
+                tasks[step] = progress.add_task(escape(printable(step)), total=total, count="")
+            tell(f"{title}: {step} {done}/{total}", at_once=done == total)
             progress.update(tasks[step], completed=done, total=total, count=f"{done}/{total}")
 
+        tell(title, at_once=True)
         with progress, listening(listener):
-            whole = progress.add_task(f"[bold]{escape(title)}[/bold]", total=None, count="")
+            whole = progress.add_task(f"[bold]{escape(printable(title))}[/bold]", total=None, count="")
             yield
             progress.update(whole, total=1, completed=1)
 
@@ -140,7 +172,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(value))
 
 
 def _plain(value: object) -> str:

@@ -42,7 +42,7 @@ def demo(as_json: Json = False) -> None:
     from al_dagster.yolo.process import require_train_extra
 
     require_train_extra()
-    outcome = run_demo(load_settings(), lambda title: progress_bars(not as_json, title=title))
+    outcome = run_demo(load_settings(), lambda title: progress_bars(not as_json, title=title, lines=True))
     if as_json:
         print_json(outcome)
     else:

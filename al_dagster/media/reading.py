@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from al_dagster.media.pnm import is_netpbm, read_netpbm
 
 if TYPE_CHECKING:
     from al_dagster.media.tiff_pages import Place
+
+# It warns of damage that does not hinder it, once a process and without the file's name; what hinders it is an error.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF")
 """The formats that Pillow reads. It knows more, some of which start other programs or have no signature; for TIFF and
