@@ -81,8 +81,8 @@ def print_table(
 
 
 def print_whole(shown: RenderableType) -> None:
-    """Print a table or a tree, as wide as the terminal; where the output is none, as wide as it is."""
-    if console.file.isatty():
+    """Print a table or a tree, as wide as the terminal or COLUMNS; where the output has no width, as wide as it is."""
+    if console.file.isatty() or "COLUMNS" in os.environ:
         console.print(shown, highlight=False)
         return
     wide = Console(width=WIDEST)

@@ -102,14 +102,16 @@ def test_progress_bars_show_no_name_that_steers_the_terminal(nasty):
     assert not any(bad in written for bad in (b"\x1b]0;", b"\x07", b"\x1b[5m", "\x9b".encode(), "\u202e".encode()))
 
 
-def test_a_pipe_gets_whole_lines_and_a_terminal_its_width(nasty, al):
+def test_a_pipe_gets_whole_lines_and_a_terminal_its_width(nasty, here, monkeypatch):
     home = nasty[0]
-    out = al(home, "objects", "list").out
+    monkeypatch.delenv("COLUMNS")
+    objects = here("objects", "list", "--json", home=home).json
+    out = here("objects", "list", home=home).out
     rows = [line for line in out.splitlines() if "obj_" in line]
+    assert len(rows) == len(objects)
     assert all(LONG in row and row.endswith("txt.bmp") for row in rows)
-    assert len(rows) == len(al(home, "objects", "list", "--json").json)
     assert not any(line.endswith(" ") for line in out.splitlines())
-    assert LONG in al(home, "lineage", _object(al, home)["object_id"]).out
+    assert LONG in here("lineage", objects[0]["object_id"], home=home).out
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", _on_a_terminal(home, "objects", "list").decode())
     assert max(map(len, shown.split("\r\n"))) <= 80
 
