@@ -51,13 +51,16 @@ def check_no_duplicate_boxes(context: Context, lake: Lake) -> dg.AssetCheckResul
 
 @dg.asset_check(asset=masks, partitions_def=batches, name="masks_inside_boxes")
 def check_masks_inside_boxes(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
-    """Every mask has pixels, lies inside its box, and its file is there."""
+    """Every mask has pixels, lies inside its box, and its file is there and undamaged."""
     from al_dagster.labelling.quality import masks_inside_boxes
 
     return _judge(
         context,
         lambda key: masks_inside_boxes(
-            lake.lake.read("masks", key), lake.lake.read("detections", key), registry.masks()
+            lake.lake.read("masks", key),
+            lake.lake.read("detections", key),
+            lake.lake.read("frames", key),
+            registry.masks(),
         ),
     )
 

@@ -8,5 +8,9 @@ class UserError(Exception):
     """
 
 
+class DamagedTableError(UserError):
+    """A table of the lake that is not as it was written; its message says which command makes it anew."""
+
+
 class UnreadableFileError(UserError):
     """A file that cannot become a source; its message is the reason shown beside the quarantined file."""

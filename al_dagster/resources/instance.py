@@ -1,7 +1,6 @@
 """The Dagster instance in ``AL_HOME``, and the runs that a command executes itself."""
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import dagster as dg
 import structlog
 from filelock import FileLock, Timeout
 
+from al_dagster.core.files import write_whole
 from al_dagster.core.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -34,11 +34,8 @@ def prepare_home(settings: Settings) -> Path:
     """
     os.environ["AL_HOME"] = str(settings.home.absolute())
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(settings.dagster_home)))
-    home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
-        staged = home / f".dagster.yaml.{os.getpid()}"
-        shutil.copyfile(_template(), staged)
-        staged.replace(home / "dagster.yaml")
+        write_whole(home / "dagster.yaml", _template().read_bytes())
     return home
 
 

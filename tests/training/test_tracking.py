@@ -61,6 +61,25 @@ def test_a_finished_run_without_readable_weights_is_not_used_again(
         tracking.weights_path(*model)
 
 
+@pytest.mark.parametrize("damage", ["emptied", "cut off", "flipped"])
+def test_damaged_weights_are_not_used_again_and_the_error_says_what_trains_them(
+    make_export: Callable[..., ExportedDataset], tracking: Tracking, tmp_path: Path, spoil: Callable, damage: str
+) -> None:
+    name = f"spoilt {damage}"
+    dataset = make_export(tmp_path / "export", {"train": 1}, name=name)
+    run_id = tracking.start_run(dataset, params={}, tags={FINGERPRINT_TAG: name}, run_name=name)
+    (tmp_path / "best.pt").write_bytes(b"the weights of a model")
+    tracking.log_weights(run_id, tmp_path / "best.pt")
+    tracking.end_run(run_id)
+    model = tracking.register(run_id, name)
+    assert tracking.finished_run(name) == run_id
+    assert model in tracking.models()
+    spoil(tracking.weights_path(*model), damage)
+    assert tracking.finished_run(name) is None
+    with pytest.raises(UserError, match=f"or are damaged: `al train {name}` trains it again"):
+        tracking.weights_path(*model)
+
+
 def test_a_run_of_another_machine_is_not_taken_for_abandoned(
     make_export: Callable[..., ExportedDataset], tracking: Tracking, tmp_path: Path
 ) -> None:
