@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster import DagsterEvent
-from dagster_shared.error import SerializableErrorInfo
+from dagster import DagsterEventType
+from dagster._core.errors import DagsterExecutionInterruptedError
 
+from al_dagster.core.disk import require_space
 from al_dagster.core.errors import UserError
 from al_dagster.core.settings import load_settings
 from al_dagster.resources import build_resources
@@ -15,7 +16,7 @@ from al_dagster.resources.instance import open_instance, owned_run
 
 
 class RunFailedError(Exception):
-    """A run failed for a reason that is not the user's."""
+    """A run failed for a reason that is not the user's; raised from it."""
 
 
 def execute(
@@ -35,30 +36,36 @@ def execute(
 
     Raises:
         UserError: the run failed for a reason that the user can put right; says what the asset said.
+        DiskFullError: there is no room to begin.
         RunFailedError: it failed for another reason; names the run.
     """
     settings = load_settings()
+    require_space(settings.home)
     with open_instance(settings) as instance:
         from al_dagster.definitions import defs
 
         if partition is not None and partitions is not None:
             instance.add_dynamic_partitions(str(partitions.name), [partition])
         run_id = str(uuid.uuid4())
-        with owned_run(instance, run_id):
-            result = defs.resolve_job_def(job).execute_in_process(
-                instance=instance,
-                partition_key=partition,
-                resources=build_resources(settings),
-                raise_on_error=False,
-                run_id=run_id,
-                run_config={
-                    "ops": {asset: {"config": dict(values)} for asset, values in (config or {}).items()},
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                },
-            )
-        if not result.success:
-            raise _failure(result, run_id)
-        return result
+        try:
+            with owned_run(instance, run_id):
+                return defs.resolve_job_def(job).execute_in_process(
+                    instance=instance,
+                    partition_key=partition,
+                    resources=build_resources(settings),
+                    run_id=run_id,
+                    run_config={
+                        "ops": {asset: {"config": dict(values)} for asset, values in (config or {}).items()},
+                        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                    },
+                )
+        except DagsterExecutionInterruptedError:
+            raise KeyboardInterrupt from None
+        except Exception as error:
+            found = _user_error(error)
+            if found is not None:
+                raise found  # noqa: B904
+            raise RunFailedError(_told(error, instance, run_id)) from error
 
 
 def batches_under_way(keys: Sequence[str]) -> set[str]:
@@ -99,22 +106,19 @@ def _finding(figures: Mapping[str, Any]) -> str:
     return f"{first} and {more} more" if more else str(first)
 
 
-def _failure(result: dg.ExecuteInProcessResult, run_id: str) -> Exception:
-    failures = [event for event in result.all_events if event.is_step_failure]
-    for event in failures:
-        message = _user_error(event)
-        if message:
-            return UserError(message)
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The error that a user can put right, where it is the error or what Dagster wrapped in it."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def _told(error: Exception, instance: dg.DagsterInstance, run_id: str) -> str:
+    """Which asset failed, the last line of the reason, and where more is to be seen."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    try:
+        failures = instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE)
+    except Exception:
+        failures = []  # What the run could not write cannot be read either.
     where = failures[0].step_key if failures else "the run"
-    error = failures[0].step_failure_data.error if failures else None
-    reason = (error.cause or error).message.strip().splitlines()[-1] if error else "see its log"
-    return RunFailedError(f"{where} failed: {reason} (run {run_id}; `al ui` shows its log)")
-
-
-def _user_error(event: DagsterEvent) -> str | None:
-    error: SerializableErrorInfo | None = event.step_failure_data.error
-    while error is not None:
-        if error.cls_name in ("UserError", "UnreadableFileError"):
-            return error.message.partition(": ")[2].strip() or error.message.strip()
-        error = error.cause
-    return None
+    return f"{where} failed: {type(error).__name__}: {said} (run {run_id}; `al ui` shows its log)"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from al_dagster.cli.output import Json, console, print_json, progress_bars, say
+from al_dagster.core.disk import disk_full, is_disk_full
 from al_dagster.core.errors import UserError
 from al_dagster.core.ids import batch_project
 
@@ -66,6 +67,8 @@ def _judged(check: "Callable[[Settings], str]", settings: "Settings") -> tuple[b
         return False, str(error)
     except Exception as error:
         # Whatever is wrong with a part, the others are still looked at.
+        if is_disk_full(error, settings.home):
+            return False, str(disk_full(settings.home.absolute()))
         said = (str(error).strip() or "no message").splitlines()[0]
         return False, f"cannot be used: {type(error).__name__}: {said}"
 

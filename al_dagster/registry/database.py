@@ -9,11 +9,12 @@ from typing import Any, Self
 import orjson
 import structlog
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
+from al_dagster.core.disk import disk_full, is_disk_full
 from al_dagster.core.errors import UserError
 from al_dagster.registry.migrations import HEAD
 
@@ -82,6 +83,8 @@ def open_registry(url: str) -> Registry:
                 _migrate(engine)
     except (OSError, DatabaseError) as error:
         engine.dispose()
+        if is_disk_full(error, path):
+            raise disk_full(path.parent) from error
         cause = error.orig if isinstance(error, DatabaseError) else error.strerror
         raise UserError(f"{path}: cannot be used as the registry: {cause}; check AL_REGISTRY_URL and AL_HOME") from None
     except UserError:
@@ -133,12 +136,9 @@ def _begin(connection: Connection) -> None:
 
 def _revision(engine: Engine) -> str | None:
     with engine.connect() as connection:
-        try:
-            return connection.scalar(text("SELECT version_num FROM alembic_version"))
-        except OperationalError as error:
-            if "no such table" in str(error.orig):
-                return None
-            raise
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.scalar(text("SELECT version_num FROM alembic_version"))
 
 
 def _migrate(engine: Engine) -> None:

@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import Exists, Row, Select, Update, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session, aliased
 
+from al_dagster.core.errors import UserError
 from al_dagster.registry.base import UtcNow
 from al_dagster.registry.database import Registry
 from al_dagster.registry.embedding_versions import list_versions
@@ -149,6 +150,8 @@ def _apply(store: VectorStore, rows: Sequence[Row]) -> dict[int, str]:
             )
         if deletes:
             store.delete(deletes)
+    except UserError:
+        raise  # The disk is full, or the store gone: no row is to blame.
     except Exception as error:
         if len(rows) == 1:
             message = f"{type(error).__name__}: {error}"

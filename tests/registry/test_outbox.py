@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from sqlalchemy import func, insert, select, update
 
+from al_dagster.core import disk
+from al_dagster.core.disk import DiskFullError
 from al_dagster.registry.embedding_versions import ensure_version
 from al_dagster.registry.outbox import outbox_counts, reconcile, sync_embeddings
 from al_dagster.registry.tables import EmbeddingOutbox, Object, Source
@@ -112,6 +114,19 @@ def test_syncing_again_does_nothing(registry, store):
     sync_embeddings(registry, store)
     assert sync_embeddings(registry, store).synced == 0
     assert store.count() == 3
+
+
+def test_on_a_full_disk_no_change_counts_as_refused(registry, store, monkeypatch):
+    names = add_objects(registry, 5)
+    queue(registry, names, vectors(5))
+    monkeypatch.setattr(disk, "MIN_FREE_BYTES", 10**18)
+    for _ in range(4):
+        with pytest.raises(DiskFullError):
+            sync_embeddings(registry, store)
+    assert outbox_counts(registry) == {"pending": 5, "synced": 0, "failed": 0}
+    assert rows_of(registry, names[0])[0].retry_count == 0
+    monkeypatch.undo()
+    assert sync_embeddings(registry, store).synced == 5
 
 
 def test_an_empty_outbox_is_synced_at_once(registry, store):
