@@ -30,7 +30,7 @@ from al_dagster.core.project import ModelsConfig
 from al_dagster.core.settings import load_settings
 from al_dagster.labelling import classify, detect, embed, index, ingest, register, segment, sheets  # noqa: F401
 from al_dagster.registry import batches as ledger
-from al_dagster.registry import labelling, masks, outbox
+from al_dagster.registry import labelling, outbox
 from al_dagster.resources import build_resources
 from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vision import profiles
@@ -84,10 +84,10 @@ def arm(place: str, call: int) -> None:
 
     if when in ("before", "within", "after"):
         Lake.write = lake_write  # type: ignore[method-assign]
-    elif place == "mask half written":
-        masks.os.replace = on_call(call, True, os.replace)  # type: ignore[assignment]
-    elif place == "mask written":
-        masks.os.replace = on_call(call, False, os.replace)  # type: ignore[assignment]
+    elif place in ("mask half written", "mask written"):
+        of_mask = on_call(call, place == "mask half written", Path.replace)
+        of_others = Path.replace
+        Path.replace = lambda path, to: (of_mask if to.suffix == ".png" else of_others)(path, to)  # type: ignore
     elif place == "objects not committed":
         labelling.queue_upserts = on_call(call, False, labelling.queue_upserts)
     elif place == "objects committed":
