@@ -44,12 +44,17 @@ def doctor(as_json: Json = False) -> None:
 
     settings = load_settings()
     found = []
+    unknown: set[str] = set()
     for name, check in CHECKS.items():
+        if name in unknown:
+            continue
         with progress_bars(not as_json, title=f"looking at {name}"):
             ok, says = _judged(check, settings)
         found.append({"what": name, "ok": ok, "says": says})
         if name == "home" and not ok:
             break
+        if name == "registry" and not ok:
+            unknown = OF_REGISTRY
     if as_json:
         print_json(found)
     else:
@@ -99,25 +104,39 @@ def _home(settings: "Settings") -> str:
 
 
 def _registry(settings: "Settings") -> str:
-    from al_dagster.registry.database import open_registry
+    from al_dagster.registry.database import check_integrity, open_registry
     from al_dagster.registry.objects import count_objects
 
     with open_registry(settings.database_url) as registry:
-        return f"{settings.database_url}, {count_objects(registry)} objects"
+        size = _size(Path(registry.engine.url.database or ""))
+        if size <= BYTES_READ:
+            check_integrity(registry)
+        unread = "" if size <= BYTES_READ else f"; not read as a whole, for it has {size / 1e9:.1f} GB"
+        return f"{settings.database_url}, {count_objects(registry)} objects{unread}"
 
 
 def _vector_store(settings: "Settings") -> str:
     from al_dagster.registry.database import open_registry
     from al_dagster.registry.embedding_versions import list_versions
-    from al_dagster.registry.outbox import outbox_counts
-    from al_dagster.vectors.chroma import ChromaStore
+    from al_dagster.registry.objects import count_objects
+    from al_dagster.registry.outbox import lost_index, outbox_counts
+    from al_dagster.vectors.chroma import ChromaStore, has_index
 
     with open_registry(settings.database_url) as registry:
+        if lost := lost_index(registry, settings.chroma_dir):
+            raise UserError(lost)
         counts = []
-        for known in list_versions(registry):
-            with ChromaStore(settings.chroma_dir, known.version_id, known.dimension) as store:
-                counts.append(f"{store.count()} vectors of {known.version_id}")
         outbox = outbox_counts(registry)
+        for known in list_versions(registry) if has_index(settings.chroma_dir) else ():
+            with ChromaStore(settings.chroma_dir, known.version_id, known.dimension) as store:
+                held = store.count()
+            expected = count_objects(registry, embedding_version=known.version_id, is_stale=False)
+            if held != expected and not outbox["pending"] and not outbox["failed"]:
+                raise UserError(
+                    f"{settings.chroma_dir} holds {held} vectors of {known.version_id}, and {expected} objects have "
+                    "one; `al sync --reconcile` repairs it"
+                )
+            counts.append(f"{held} vectors of {known.version_id}")
     if outbox["failed"]:
         raise UserError(f"{outbox['failed']} vectors were refused; `al sync --reconcile` tries them again")
     if outbox["pending"]:
@@ -259,11 +278,23 @@ def _dagster(settings: "Settings") -> str:
 
 
 def _mlflow(settings: "Settings") -> str:
-    from al_dagster.training.tracking import Tracking
+    from al_dagster.core.databases import damage_of
+    from al_dagster.training.tracking import WEIGHTS_FOLDER, Tracking
 
     database = settings.tracking_uri.removeprefix("sqlite:///")
-    if database != settings.tracking_uri and not Path(database).exists():
-        return f"{settings.tracking_uri}, made by the first training"
+    if database != settings.tracking_uri:
+        path = Path(database)
+        if damage := damage_of(path):
+            raise UserError(
+                f"{path} is damaged ({damage}): put back a copy of it, or move it away and train again (`al train`)"
+            )
+        if not path.exists() and next(settings.artifacts_dir.glob(f"*/*/*/{WEIGHTS_FOLDER}"), None):
+            raise UserError(
+                f"{path} is gone, while {settings.artifacts_dir} holds models: put back a copy of it, or train again "
+                "(`al train`)"
+            )
+        if not path.exists():
+            return f"{settings.tracking_uri}, made by the first training"
     tracking = Tracking(settings.tracking_uri, settings.artifacts_dir)
     experiments = tracking.client.search_experiments()
     models = tracking.models()
@@ -317,3 +348,6 @@ CHECKS: "dict[str, Callable[[Settings], str]]" = {
     "foundation models": _foundation,
 }
 """What is looked at, in this order; without a home nothing after it can be."""
+
+OF_REGISTRY = {"vector store", "mask store", "lake", "exports"}
+"""What is looked at by what the registry says of it."""

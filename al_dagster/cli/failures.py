@@ -13,6 +13,7 @@ import typer
 
 from al_dagster.cli.interrupts import interrupted
 from al_dagster.cli.output import warn
+from al_dagster.core.databases import is_damaged
 from al_dagster.core.disk import disk_full, is_disk_full
 from al_dagster.core.errors import UserError
 
@@ -57,6 +58,9 @@ def _unexpected(error: Exception) -> NoReturn:
         _end(INTERRUPTED, STOPPED)
     if _is_disk_full(error):
         _end(USERS, str(disk_full(_home())))
+    if is_damaged(error):
+        where = f"a database in {_home()} is damaged"
+        _end(USERS, f"{where}: `al doctor` says which one and what to do; {_logged(error)}")
     # A run can only have failed where the module that starts runs is loaded; to load it here would take seconds.
     runs = sys.modules.get("al_dagster.runs")
     if runs is not None and isinstance(error, runs.RunFailedError):

@@ -4,10 +4,9 @@ import errno
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
-from al_dagster.core.errors import UserError
+from al_dagster.core.errors import UserError, causes
 
 MIN_FREE_BYTES = 16 * 2**20
 """With less than this nothing is begun: SQLite and Chroma need room to undo what they cannot finish."""
@@ -59,7 +58,7 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
         error: any error.
         folder: where was written; where an error may mean a full disk, the room there decides.
     """
-    return any(_says_full(one) or (_may_say_full(one) and free_bytes(folder) < MIN_FREE_BYTES) for one in _chain(error))
+    return any(_says_full(one) or (_may_say_full(one) and free_bytes(folder) < MIN_FREE_BYTES) for one in causes(error))
 
 
 def _says_full(error: BaseException) -> bool:
@@ -72,18 +71,3 @@ def _says_full(error: BaseException) -> bool:
 
 def _may_say_full(error: BaseException) -> bool:
     return UNCLEAR_SIGNS.search(str(error)) is not None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, those that it was raised from, and those that they wrap."""
-    waiting, seen = [error], set[int]()
-    while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        inner = (one.__cause__, one.__context__, getattr(one, "orig", None))
-        waiting += [other for other in inner if isinstance(other, BaseException)]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions

@@ -14,7 +14,7 @@ from al_dagster.labelling.stage import StageResult
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.embedding_versions import list_versions
 from al_dagster.registry.objects import count_objects, object_ids
-from al_dagster.registry.outbox import outbox_counts, pending_versions, sync_embeddings
+from al_dagster.registry.outbox import outbox_counts, pending_versions, refill, sync_embeddings
 from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vectors.protocols import VectorStore
 
@@ -34,6 +34,7 @@ def index_vectors(registry: Registry, open_store: Callable[[str, int], VectorSto
     rows = []
     for version in list_versions(registry, batch_key=batch_key):
         with open_store(version.version_id, version.dimension) as store:
+            refill(registry, store)
             synced = sync_embeddings(registry, store, batch_key=batch_key, progress=partial(report, "vector_index"))
             expected = object_ids(registry, batch_key=batch_key, embedding_version=version.version_id, is_stale=False)
             held = store.present(expected)
@@ -67,6 +68,7 @@ def sync_stores(registry: Registry, open_store: Callable[[str, int], VectorStore
         if version.version_id not in waiting:
             continue
         with open_store(version.version_id, version.dimension) as store:
+            refill(registry, store)
             done = sync_embeddings(registry, store, progress=partial(report, version.version_id))
         for name in totals:
             totals[name] += getattr(done, name)

@@ -8,6 +8,7 @@ made good by the next one.
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from al_dagster.registry.base import UtcNow
 from al_dagster.registry.database import Registry
 from al_dagster.registry.embedding_versions import list_versions
 from al_dagster.registry.tables import EmbeddingOutbox, Object
+from al_dagster.vectors.chroma import has_index
 from al_dagster.vectors.protocols import VectorStore
 
 MAX_TRIES = 3
@@ -242,6 +244,37 @@ def reconcile(
             report += _reconcile_version(registry, store, progress)
     log.info("registry and vector store reconciled", **asdict(report))
     return report
+
+
+def refill(registry: Registry, store: VectorStore) -> bool:
+    """Fill a store that is empty though vectors were written to it, as one whose folder was lost; whether it was so."""
+    if store.count() or not has_synced(registry, store.version_id):
+        return False
+    report = _reconcile_version(registry, store, None)
+    log.warning("empty vector store filled from the registry", version=store.version_id, **asdict(report))
+    return True
+
+
+def has_synced(registry: Registry, version_id: str | None = None) -> bool:
+    """Whether a store must hold vectors: of some active object one was written, of this version or of any."""
+    written = (
+        select(EmbeddingOutbox.id)
+        .join(Object, Object.object_id == EmbeddingOutbox.object_id)
+        .where(EmbeddingOutbox.status == "synced", EmbeddingOutbox.operation == "upsert")
+        .where(Object.state == "active", Object.is_stale.is_(False))
+        .where(Object.embedding_version == EmbeddingOutbox.version_id)
+    )
+    if version_id is not None:
+        written = written.where(EmbeddingOutbox.version_id == version_id)
+    with registry.reader() as session:
+        return session.scalar(written.limit(1)) is not None
+
+
+def lost_index(registry: Registry, index: Path) -> str | None:
+    """A sentence if the folder of the vector index holds none though vectors were written to it."""
+    if has_index(index) or not has_synced(registry):
+        return None
+    return f"the vector index in {index} is gone; `al sync --reconcile` fills it from the registry"
 
 
 def _reconcile_version(

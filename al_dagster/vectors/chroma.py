@@ -36,6 +36,12 @@ class ChromaStuckError(UserError):
     """Chroma did not return from a call; the process that made it was ended."""
 
 
+def has_index(path: Path) -> bool:
+    """Whether there is an index in a folder."""
+    database = path / DATABASE
+    return database.exists() and database.stat().st_size > 0
+
+
 class ChromaStore:
     """A vector store in a folder: one Chroma collection for each embedding version, cosine distance, exact ids.
 
@@ -78,7 +84,7 @@ class ChromaStore:
         self._name = f"objects_{version_id}"
         self._call_timeout = call_timeout
         self._closed = False
-        if not (self._path / DATABASE).exists():
+        if not has_index(self._path):
             require_space(self._path)
         self._path.mkdir(parents=True, exist_ok=True)
         self._process = _process()

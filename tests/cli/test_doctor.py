@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 
 from al_dagster.cli import doctor
+from al_dagster.core.settings import Settings
+from al_dagster.registry.database import open_registry
+from al_dagster.registry.embedding_versions import list_versions
+from al_dagster.resources.instance import DATABASES
+from al_dagster.vectors.chroma import ChromaStore
 
 
 @pytest.fixture
@@ -77,3 +82,101 @@ def test_a_damaged_or_missing_export_is_found_and_exporting_again_mends_it(
     assert wrong(al(spoilt, "doctor", "--json")) == {}
     shutil.rmtree(folder)
     assert "is missing" in wrong(al(spoilt, "doctor", "--json"))["exports"]
+
+
+def one_object(home: Path, here: Callable) -> str:
+    return str(here("objects", "list", "--json", home=home).json[0]["object_id"])
+
+
+@pytest.mark.parametrize("lost", ["folder", "emptied", "vectors"])
+def test_a_lost_vector_index_is_noticed_and_reconciling_fills_it(spoilt: Path, here: Callable, lost: str) -> None:
+    index, named = spoilt / "registry" / "chroma", one_object(spoilt, here)
+    if lost == "folder":
+        shutil.rmtree(index)
+    elif lost == "emptied":
+        (index / "chroma.sqlite3").write_bytes(b"")
+    else:
+        shutil.rmtree(index)
+        with open_registry(Settings(home=spoilt).database_url) as registry:
+            (version,) = list_versions(registry)
+        ChromaStore(index, version.version_id, version.dimension).close()
+    found = wrong(here("doctor", "--json", home=spoilt))
+    assert set(found) == {"vector store"}
+    assert "`al sync --reconcile`" in found["vector store"]
+    said = here("search", named, home=spoilt)
+    assert (said.status, said.out) == (2, "")
+    assert "`al sync --reconcile`" in said.err
+    if lost != "vectors":
+        assert "`al sync --reconcile` fills it from the registry" in here("status", home=spoilt).err
+        assert here("status", "--json", home=spoilt).json["problems"]
+    assert here("sync", "--reconcile", "--json", home=spoilt).json["repaired"] == 8
+    assert wrong(here("doctor", "--json", home=spoilt)) == {}
+    assert len(here("search", named, "--json", home=spoilt).json) == 7
+
+
+def test_the_doctor_makes_no_index(spoilt: Path, here: Callable) -> None:
+    shutil.rmtree(spoilt / "registry" / "chroma")
+    here("doctor", "--json", home=spoilt)
+    assert not (spoilt / "registry" / "chroma").exists()
+
+
+def test_labelling_fills_a_lost_vector_index(spoilt: Path, al: Callable, here: Callable) -> None:
+    shutil.rmtree(spoilt / "registry" / "chroma")
+    said = al(spoilt, "ingest", "-p", "shapes", "--again")
+    assert said.status == 0, said.err
+    assert wrong(here("doctor", "--json", home=spoilt)) == {}
+
+
+@pytest.mark.parametrize("lost", ["gone", "emptied", "cut off", "other magic"])
+def test_a_lost_registry_beside_what_it_knew_is_noticed_and_never_made_anew(
+    spoilt: Path, place: Any, here: Callable, spoil: Callable, lost: str
+) -> None:
+    database = spoilt / "registry" / "registry.db"
+    if lost == "gone":
+        database.unlink()
+    else:
+        spoil(database, lost)
+    if lost == "cut off":
+        database.write_bytes(database.read_bytes()[: len(database.read_bytes()) // 2])
+    before = database.read_bytes() if database.exists() else None
+    commands = (
+        ["status"],
+        ["search", "obj_aaaaaaaaaaaa"],
+        ["objects", "list"],
+        ["sync"],
+        ["ingest", place.images, "-p", "new", "-c", "person"],
+    )
+    for command in commands:
+        said = here(*command, home=spoilt)
+        assert (said.status, said.out, said.err.count("\n")) == (2, "", 1), said
+        assert "put back a copy of it" in said.err
+    found = wrong(here("doctor", "--json", home=spoilt))
+    assert set(found) == {"registry"}
+    assert "put back a copy of it" in found["registry"]
+    assert (database.read_bytes() if database.exists() else None) == before
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut off", "other magic"])
+@pytest.mark.parametrize("name", DATABASES)
+def test_a_damaged_database_of_dagster_is_named_and_moving_it_away_mends_it(
+    spoilt: Path, here: Callable, spoil: Callable, name: str, damage: str
+) -> None:
+    database = spoilt / "dagster" / name
+    spoil(database, damage)
+    found = wrong(here("doctor", "--json", home=spoilt))
+    assert set(found) == {"dagster"}
+    said = here("sync", "--reconcile", home=spoilt)
+    assert (said.status, said.out, said.err.count("\n")) == (2, "", 1), said
+    assert f"{database}: a database of Dagster is damaged" in said.err
+    assert "move it away" in said.err
+    database.rename(database.with_suffix(".away"))
+    assert wrong(here("doctor", "--json", home=spoilt)) == {}
+    assert here("sync", "--reconcile", home=spoilt).status == 0
+
+
+def test_a_lost_mlflow_database_beside_its_models_is_noticed(spoilt: Path, here: Callable) -> None:
+    weights = spoilt / "mlartifacts" / "parts" / "a1b2" / "artifacts" / "weights"
+    weights.mkdir(parents=True)
+    found = wrong(here("doctor", "--json", home=spoilt))
+    assert set(found) == {"mlflow"}
+    assert "is gone, while" in found["mlflow"]
