@@ -96,9 +96,7 @@ def check_outbox_drained(context: Context, lake: Lake, registry: RegistryResourc
     """Nothing of the batch waits in the outbox or failed, and the store holds every object of the batch."""
     from al_dagster.labelling.index import outbox_drained
 
-    return _judge(
-        context, lambda key: outbox_drained(registry.open(), key, lake.lake.read("vector_index", key).num_rows)
-    )
+    return _judge(context, lambda key: outbox_drained(registry.open(), key, lake.lake.read("vector_index", key)))
 
 
 @dg.asset_check(asset=dataset, partitions_def=datasets, name="no_split_leakage")

@@ -54,7 +54,6 @@ def sync_embeddings(
     registry: Registry,
     store: VectorStore,
     *,
-    batch_key: str | None = None,
     chunk: int = 1000,
     progress: Callable[[int, int], None] | None = None,
 ) -> SyncReport:
@@ -66,11 +65,10 @@ def sync_embeddings(
     Args:
         registry: whose changes are applied.
         store: open vector store.
-        batch_key: only the objects of this batch.
         chunk: how many objects are written and marked at a time.
         progress: called after each chunk with how many objects are done, and of how many.
     """
-    pending = _pending(store.version_id, batch_key)
+    pending = _pending(store.version_id)
     count = pending.with_only_columns(func.count()).order_by(None)
     with registry.reader() as session:
         total = session.scalar(count) or 0
@@ -110,8 +108,8 @@ def pending_versions(registry: Registry) -> set[str]:
         return set(session.scalars(waiting))
 
 
-def _pending(version_id: str, batch_key: str | None) -> Select[tuple[int, str, str, bytes | None, int]]:
-    statement = (
+def _pending(version_id: str) -> Select[tuple[int, str, str, bytes | None, int]]:
+    return (
         select(
             EmbeddingOutbox.id,
             EmbeddingOutbox.object_id,
@@ -123,10 +121,6 @@ def _pending(version_id: str, batch_key: str | None) -> Select[tuple[int, str, s
         .where(~_replaced(version_id))
         .order_by(EmbeddingOutbox.id)
     )
-    if batch_key is not None:
-        statement = statement.join(Object, Object.object_id == EmbeddingOutbox.object_id)
-        statement = statement.where(Object.batch_key == batch_key)
-    return statement
 
 
 def _replaced(version_id: str) -> Exists:
@@ -295,7 +289,7 @@ def _reconcile_version(
         stored = set(store.ids())
         with registry.reader() as session:
             wanted = set(session.scalars(expected))
-            refused = set(session.scalars(_pending(version_id, None).with_only_columns(EmbeddingOutbox.object_id)))
+            refused = set(session.scalars(_pending(version_id).with_only_columns(EmbeddingOutbox.object_id)))
         strangers = sorted(stored - wanted)
         for start in range(0, len(strangers), PAGE):
             store.delete(strangers[start : start + PAGE])
