@@ -301,7 +301,7 @@ def _mlflow(settings: "Settings") -> str:
     looked_at = models[:MODELS_LOOKED_AT]
     for model in looked_at:
         tracking.weights_path(*model)
-    return f"{settings.tracking_uri}, {len(experiments)} experiments, {_all_good(looked_at, len(models), 'models')}"
+    return f"{tracking.address}, {len(experiments)} experiments, {_all_good(looked_at, len(models), 'models')}"
 
 
 def _training(settings: "Settings") -> str:

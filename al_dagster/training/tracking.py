@@ -6,6 +6,7 @@ Everything goes through one client with its own address; nothing of MLflow's glo
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -57,6 +58,11 @@ class Tracking:
     def __init__(self, uri: str, artifacts_dir: Path) -> None:
         self.uri = uri
         self.artifacts_dir = artifacts_dir
+
+    @property
+    def address(self) -> str:
+        """The tracking address as it may be shown: without a password."""
+        return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", self.uri)
 
     @cached_property
     def client(self) -> "MlflowClient":
@@ -264,7 +270,7 @@ class Tracking:
         try:
             run = self.client.get_run(run_id)
         except MlflowException:
-            raise UserError(f"there is no MLflow run {run_id} at {self.uri}") from None
+            raise UserError(f"there is no MLflow run {run_id} at {self.address}") from None
         return self._describe(run)
 
     def _describe(self, run: "Run") -> dict[str, Any]:
@@ -292,7 +298,7 @@ class Tracking:
         try:
             return self.client.get_model_version(name, version)
         except MlflowException:
-            raise UserError(f"the model registry at {self.uri} has no version {version} of {name}") from None
+            raise UserError(f"the model registry at {self.address} has no version {version} of {name}") from None
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

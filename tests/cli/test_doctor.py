@@ -1,5 +1,6 @@
 """What the doctor opens, and what it says of what is damaged."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,24 @@ def test_damaged_masks_and_tables_are_found_and_the_command_it_names_mends_them(
     said = al(spoilt, "ingest", "-p", "shapes", "--again")
     assert said.status == 0, said.err
     assert wrong(al(spoilt, "doctor", "--json")) == {}
+
+
+def test_no_file_has_more_permissions_than_the_umask_leaves(place: Any, al: Callable, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        home = tmp_path / "home"
+        for command in (
+            ("ingest", place.images, "-p", "shapes", "-c", "square,disc", "--support", place.support),
+            ("dataset", "create", "--name", "parts", "-p", "shapes"),
+            ("dataset", "export", "parts"),
+        ):
+            said = al(home, *command)
+            assert said.status == 0, said.err
+    finally:
+        os.umask(before)
+    files = [path for path in home.rglob("*") if not path.is_symlink()]
+    assert len(files) > 50
+    assert [path for path in files if path.stat().st_mode & 0o077] == []
 
 
 def test_missing_tables_are_found(spoilt: Path, here: Callable) -> None:

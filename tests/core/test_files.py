@@ -36,6 +36,17 @@ def test_the_longest_name_that_a_folder_takes_can_be_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a" * 255]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_has_the_permissions_that_the_umask_leaves_whatever_the_old_one_had(tmp_path, umask, mode):
+    (tmp_path / "a.txt").touch(0o640)
+    before = os.umask(umask)
+    try:
+        write_whole(tmp_path / "a.txt", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+
+
 def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
     done: list[str] = []
     fsync, replace = os.fsync, Path.replace

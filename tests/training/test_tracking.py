@@ -10,6 +10,18 @@ from al_dagster.training.dataset import ExportedDataset
 from al_dagster.training.tracking import FINGERPRINT_TAG, Tracking
 
 
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://ann:se:cret@host:5000/x", "http://ann:***@host:5000/x"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
+    ],
+)
+def test_a_password_in_the_address_is_not_shown(uri: str, shown: str, tmp_path: Path) -> None:
+    assert Tracking(uri, tmp_path).address == shown
+
+
 def test_two_processes_may_open_a_new_database_at_once(
     store: "tuple[Tracking, subprocess.Popen[str]]",
 ) -> None:
