@@ -132,7 +132,7 @@ def measure(folder: Path, count: int, batch_size: int, vectors: np.ndarray | Non
                 registry, project_id=PROJECT, batch_key=key, run_id="benchmark", frame_ids=frames, objects=labels
             )
             if vectors is not None:
-                sync_embeddings(registry, store, batch_key=key)
+                sync_embeddings(registry, store)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         check_result(registry, store, count, vectors is not None)
     registry.dispose()
