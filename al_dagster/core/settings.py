@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.files import plain_path
+from al_dagster.core.paths import plain_path
 
 
 class Settings(BaseSettings):
@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """SQLAlchemy URL of the registry."""
         return self.registry_url or f"sqlite:///{self.registry_dir / 'registry.db'}"
+
+    @property
+    def pictures_dir(self) -> Path:
+        """Folder of the pictures that the Dagster UI shows."""
+        return (self.home / "pictures").absolute()
 
     @property
     def models_dir(self) -> Path:

@@ -1,9 +1,10 @@
-import base64
 import io
 import os
+from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster_shared.serdes import serialize_value
 from PIL import Image
 
 from al_dagster.core.schemas import LAKE_SCHEMAS
@@ -71,13 +72,30 @@ def test_materializations_tell_counts_seconds_reuse_columns_and_a_content_versio
         assert materialization.tags["dagster/data_version"] == metadata["content_version"]
 
 
+def shown(bench, markdown: str) -> bytes:
+    """The file behind a picture in the metadata."""
+    assert markdown.startswith("![](/pictures/")
+    return (bench.home.settings.pictures_dir / markdown.removeprefix("![](/pictures/").removesuffix(")")).read_bytes()
+
+
+def test_the_event_log_holds_no_picture_and_where_nothing_is_computed_none_is_drawn(bench, labelled):
+    key, first = labelled
+    pictures = {path: path.stat().st_mtime_ns for path in bench.home.settings.pictures_dir.rglob("*.jpeg")}
+    assert len(pictures) >= 2
+    again = bench.run(key)
+    for result in (first, again):
+        for event in result.all_events:
+            assert len(serialize_value(event)) < 10_000
+    assert {path: path.stat().st_mtime_ns for path in bench.home.settings.pictures_dir.rglob("*.jpeg")} == pictures
+    for asset in ("detections", "classifications"):
+        assert bench.metadata(first, asset)["contact_sheet"] == bench.metadata(again, asset)["contact_sheet"]
+
+
 @pytest.mark.parametrize("asset", ["detections", "classifications"])
 def test_the_contact_sheet_is_a_small_picture_in_the_metadata(bench, labelled, asset):
     _, result = labelled
     markdown = bench.metadata(result, asset)["contact_sheet"]
-    start = "![](data:image/jpeg;base64,"
-    assert markdown.startswith(start)
-    content = base64.b64decode(markdown.removeprefix(start).removesuffix(")"), validate=True)
+    content = shown(bench, markdown)
     assert len(content) <= 100_000
     with Image.open(io.BytesIO(content)) as sheet:
         sheet.load()
@@ -215,6 +233,32 @@ def test_a_check_fails_when_what_is_stored_is_damaged(bench, labelled):
     assert not evaluation.passed
     assert evaluation.metadata["wrong"].value == 1
     assert evaluation.metadata["first_wrong"].value == masks["object_id"][0].as_py()
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut off", "flipped"])
+def test_damaged_tables_and_masks_are_made_anew_by_labelling_again(bench, labelled, spoil, damage):
+    key, _ = labelled
+    before = {asset: bench.lake.read(asset, key) for asset in CHAIN if asset != "objects"}
+    objects, files = bench.objects(), sorted(bench.home.settings.masks_dir.rglob("*.png"))
+    good = [path.read_bytes() for path in files]
+    for path in [*files[:2], *(Path(bench.lake.path(asset, key)) for asset in CHAIN)]:
+        spoil(path, damage)
+    assert bench.run(key, checks=True).success
+    assert all(bench.lake.read(asset, key).equals(table) for asset, table in before.items())
+    assert bench.lake.read("objects", key).num_rows == len(objects)
+    assert {name: row["embedding_version"] for name, row in bench.objects().items()} == {
+        name: row["embedding_version"] for name, row in objects.items()
+    }
+    assert [path.read_bytes() for path in files] == good
+
+
+def test_a_stage_whose_input_is_damaged_says_which_command_makes_it_anew(bench, labelled, spoil):
+    key, _ = labelled
+    spoil(Path(bench.lake.path("frames", key)), "cut off")
+    result = bench.run(key, only=["detections"], raise_on_error=False)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = str(failure.step_failure_data.error.to_string())
+    assert "is damaged; `al ingest --project shapes --again` makes it anew" in said
 
 
 def test_an_unknown_class_fails_the_run_with_its_sentence(bench):
