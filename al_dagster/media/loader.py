@@ -1,6 +1,6 @@
 """Decoded images, shared by the stages of a run as far as the cache holds them, decoded ahead of who asks for them."""
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
@@ -16,9 +16,11 @@ Key = tuple[str, int]
 
 
 class ImageLoader:
-    """Reads images through a cache that drops the least recently used; safe to share between threads.
+    """Reads images through a cache that keeps the first it is given; safe to share between threads.
 
-    Memory stays below ``cache_mb`` plus the images decoded ahead of an iteration. The images are read-only.
+    Each stage reads the images of a run in the same order. A cache that dropped the oldest for the newest would, where
+    they do not all fit, hold none of them when the next stage asks. Memory stays below ``cache_mb`` plus the images
+    decoded ahead of an iteration. The images are read-only.
 
     Args:
         max_pixels: an image of more pixels than this is refused.
@@ -33,7 +35,7 @@ class ImageLoader:
         self._look_ahead = max(1, look_ahead)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._lock = Lock()
-        self._cached: OrderedDict[Key, Image] = OrderedDict()
+        self._cached: dict[Key, Image] = {}
         self._cached_bytes = 0
         self._decoding: dict[ImageFile, Future[Image]] = {}
 
@@ -54,7 +56,6 @@ class ImageLoader:
         key = (file.sha256, file.page)
         with self._lock:
             if (image := self._cached.get(key)) is not None:
-                self._cached.move_to_end(key)
                 return image
             other = self._decoding.get(file)
             mine: Future[Image] = Future()
@@ -76,16 +77,14 @@ class ImageLoader:
                 self._decoding.pop(file, None)
 
     def put(self, sha256: str, image: Image, page: int = 0) -> None:
-        """Keep an image that was decoded elsewhere, such as by the inspection of its file."""
+        """Keep an image that was decoded elsewhere, such as by the inspection of its file, if the cache has room."""
         key = (sha256, page)
         image.flags.writeable = False
         with self._lock:
-            if key in self._cached or image.nbytes > self._capacity:
+            if key in self._cached or self._cached_bytes + image.nbytes > self._capacity:
                 return
             self._cached[key] = image
             self._cached_bytes += image.nbytes
-            while self._cached_bytes > self._capacity:
-                self._cached_bytes -= self._cached.popitem(last=False)[1].nbytes
 
     def images(self, files: Sequence[ImageFile]) -> Iterator[Image]:
         """The images of files, in their order, decoded ahead in threads.

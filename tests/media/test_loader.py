@@ -64,17 +64,20 @@ def test_each_image_is_decoded_once_for_several_stages(items, decoded):
     assert sorted(decoded) == [f"{index}.bmp" for index in range(8)]
 
 
-def test_the_cache_stays_within_its_memory_and_drops_the_least_recently_used(items, decoded):
+def test_stages_that_read_more_than_the_cache_holds_decode_again_only_what_does_not_fit(items, decoded):
+    with ImageLoader(LIMIT, 5) as loader:
+        for _ in range(3):
+            assert len(list(loader.images(items))) == 8
+            assert loader.cached_bytes == 6 * 512 * 512 * 3
+    assert len(decoded) == 8 + 2 + 2
+
+
+def test_the_cache_stays_within_its_memory_and_keeps_what_it_holds(items, decoded):
     with ImageLoader(LIMIT, 2) as loader:
-        loader.load(items[0])
-        loader.load(items[1])
-        loader.load(items[0])
-        loader.load(items[2])
-        assert loader.cached_bytes == 2 * 512 * 512 * 3
-        loader.load(items[0])
-        loader.load(items[1])
-        assert loader.cached_bytes <= 2 * MIB
-    assert decoded == ["0.bmp", "1.bmp", "2.bmp", "1.bmp"]
+        for index in (0, 1, 2, 0, 1, 2):
+            loader.load(items[index])
+            assert loader.cached_bytes <= 2 * MIB
+    assert decoded == ["0.bmp", "1.bmp", "2.bmp", "2.bmp"]
 
 
 def test_without_a_cache_every_load_decodes(items, decoded):
