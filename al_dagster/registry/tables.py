@@ -281,6 +281,18 @@ class DatasetDefinition(Base):
     updated_at: Mapped[datetime] = utc_now()
 
 
+class ContentState(Base):
+    """One row that names the state of all that datasets are made of; ``registry.database`` renames it with each change.
+
+    The name is random, so that a registry that was restored or made anew never has the name of another state.
+    """
+
+    __tablename__ = "content_state"
+
+    state_id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str]
+
+
 class EmbeddingVersion(Base):
     """A model and preprocessing whose vectors may be compared with each other."""
 
