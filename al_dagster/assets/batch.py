@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from al_dagster.assets.metadata import picture
 from al_dagster.assets.partitions import batches
 from al_dagster.core.blas import one_blas_thread
+from al_dagster.core.fingerprints import table_hash
 from al_dagster.core.progress import listening
 from al_dagster.resources.lake import NewTables
+from al_dagster.resources.pictures import shown_picture
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,7 +60,7 @@ def _each(
         started = time.perf_counter()
         with listening(_log_progress(context)), one_blas_thread():
             result = stage(key)
-        versions.append(_data_version(result.table.drop_columns(list(result.of_the_run))))
+        versions.append(table_hash(result.table.drop_columns(list(result.of_the_run))))
         context.add_asset_metadata(
             {
                 "dagster/row_count": result.table.num_rows,
@@ -69,7 +70,7 @@ def _each(
                 "reused": result.reused,
                 "content_version": versions[-1],
                 **result.figures,
-                **({"contact_sheet": picture(result.contact_sheet, "jpeg")} if result.contact_sheet else {}),
+                **_contact_sheet(result),
             },
             partition_key=key,
         )
@@ -80,11 +81,12 @@ def _each(
     context.set_data_version(context.asset_key, dg.DataVersion(combined))
 
 
-def _data_version(table: "pa.Table") -> str:
-    rows = hashlib.sha256(str(table.schema.names).encode())
-    for batch in table.replace_schema_metadata(None).combine_chunks().to_batches():
-        rows.update(batch.serialize().to_pybytes())
-    return rows.hexdigest()[:32]
+def _contact_sheet(result: "StageResult") -> dict[str, dg.MetadataValue]:
+    from al_dagster.core.settings import load_settings
+
+    sheet = result.contact_sheet
+    shown = sheet and shown_picture(load_settings().pictures_dir, sheet.made_from, "jpeg", sheet.draw)
+    return {"contact_sheet": shown} if shown else {}
 
 
 def _log_progress(context: dg.AssetExecutionContext) -> Callable[[str, int, int], None]:

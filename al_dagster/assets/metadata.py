@@ -1,20 +1,27 @@
 """Metadata as the Dagster UI shows it: pictures and tables."""
 
-import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from al_dagster.resources.pictures import shown_picture
+
 
 def picture(content: bytes, kind: str) -> dg.MetadataValue:
-    """A picture, shown in the UI; it lives in the event log, so it must be small.
+    """A picture that stands already, shown in the UI.
 
     Args:
         content: the bytes of the file.
         kind: ``jpeg`` or ``png``.
     """
-    return dg.MetadataValue.md(f"![](data:image/{kind};base64,{base64.b64encode(content).decode()})")
+    from al_dagster.core.settings import load_settings
+
+    made_from = hashlib.sha256(content).hexdigest()[:32]
+    shown = shown_picture(load_settings().pictures_dir, made_from, kind, lambda: content)
+    assert shown is not None
+    return shown
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue:

@@ -256,11 +256,13 @@ def _of_run(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def _figures(metadata: Any) -> dict[str, Any]:
+    from al_dagster.resources.pictures import ADDRESS
+
     figures: dict[str, Any] = {}
     for name, value in metadata.items():
         if hasattr(value, "records"):
             figures[name] = [dict(record.data) for record in value.records]
-        elif not (isinstance(value, str) and "data:image" in value) and not name.startswith("dagster/"):
+        elif not (isinstance(value, str) and value.startswith(f"![]({ADDRESS}/")) and not name.startswith("dagster/"):
             figures[name] = value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
     return figures
 

@@ -91,6 +91,11 @@ class Settings(BaseSettings):
         return self.registry_url or f"sqlite:///{self.registry_dir / 'registry.db'}"
 
     @property
+    def pictures_dir(self) -> Path:
+        """Folder of the pictures that the Dagster UI shows."""
+        return (self.home / "pictures").absolute()
+
+    @property
     def models_dir(self) -> Path:
         """Folder of model weights, one folder a model."""
         return (self.models_path or self.home / "models").absolute()

@@ -8,20 +8,23 @@ import numpy as np
 import pyarrow as pa
 
 from al_dagster.core.errors import UnreadableFileError
+from al_dagster.core.fingerprints import fingerprint, table_hash
 from al_dagster.core.project import UNKNOWN, ProjectConfig
 from al_dagster.labelling.images import image_file
 from al_dagster.labelling.masks import RunMasks, corners
 from al_dagster.labelling.register import labelled_rows
-from al_dagster.labelling.stage import Rows, StageResult, by_frame
+from al_dagster.labelling.stage import Rows, Sheet, StageResult, by_frame
 from al_dagster.media.contact_sheet import SheetItem, contact_sheet
 from al_dagster.media.loader import ImageLoader
 
+CODE_VERSION = "1"
 FRAMES_ON_SHEET = 12
 
 
 def detection_sheet(result: StageResult, frames: pa.Table, images: ImageLoader) -> StageResult:
     """The result with a picture of its boxes and labels."""
-    return _with_sheet(result, frames, result.table.to_pylist(), images, None)
+    rows = result.table.to_pylist()
+    return _with_sheet(result, frames, rows, images, None, [frames, result.table])
 
 
 def label_sheet(
@@ -36,29 +39,39 @@ def label_sheet(
     """The result with a picture of the masks and of the labels that the objects will have in the registry."""
     rows = labelled_rows(detections, masks, result.table, project)
     named = [{**row, "label": row["category"]} for row in rows if row["category"] != UNKNOWN]
-    return _with_sheet(result, frames, named, images, store)
+    return _with_sheet(result, frames, named, images, store, [frames, detections, masks, result.table])
 
 
 def _with_sheet(
-    result: StageResult, frames: pa.Table, objects: Rows, images: ImageLoader, store: RunMasks | None
+    result: StageResult,
+    frames: pa.Table,
+    objects: Rows,
+    images: ImageLoader,
+    store: RunMasks | None,
+    made_from: Sequence[pa.Table],
 ) -> StageResult:
-    in_frame = by_frame(objects)
-    items = []
-    for frame in _chosen(frames.to_pylist(), in_frame):
-        try:
-            image = images.load(image_file(frame))
-        except UnreadableFileError:
-            continue
-        rows = in_frame.get(frame["frame_id"], [])
-        items.append(
-            SheetItem(
-                image,
-                boxes=corners(rows),
-                labels=[row["label"] for row in rows],
-                masks=[store.read(row, row["mask_path"]) for row in rows] if store else None,
+    def draw() -> bytes | None:
+        in_frame = by_frame(objects)
+        items = []
+        for frame in _chosen(frames.to_pylist(), in_frame):
+            try:
+                image = images.load(image_file(frame))
+            except UnreadableFileError:
+                continue
+            rows = in_frame.get(frame["frame_id"], [])
+            items.append(
+                SheetItem(
+                    image,
+                    boxes=corners(rows),
+                    labels=[row["label"] for row in rows],
+                    masks=[store.read(row, row["mask_path"]) for row in rows] if store else None,
+                )
             )
-        )
-    return replace(result, contact_sheet=contact_sheet(items)) if items else result
+        return contact_sheet(items) if items else None
+
+    labels = sorted((row["object_id"], row["label"]) for row in objects)
+    content = [table_hash(table) for table in made_from]
+    return replace(result, contact_sheet=Sheet(fingerprint(code=CODE_VERSION, content=content, labels=labels), draw))
 
 
 def _chosen(frames: Sequence[dict[str, Any]], in_frame: dict[str, Rows]) -> list[dict[str, Any]]:

@@ -15,6 +15,19 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """A picture that need not be drawn where it stands already.
+
+    Args:
+        made_from: 32 hex characters that change with whatever it shows.
+        draw: makes it, a JPEG; None where there is nothing to show.
+    """
+
+    made_from: str
+    draw: Callable[[], bytes | None]
+
+
+@dataclass(frozen=True)
 class StageResult:
     """One partition's table and what is worth telling about it.
 
@@ -23,7 +36,7 @@ class StageResult:
         computed: units that a model or a check was called for.
         reused: units whose rows were taken from the last materialization.
         figures: numbers for people, by name.
-        contact_sheet: a JPEG, or None.
+        contact_sheet: a picture of what was made, or None.
         of_the_run: columns that tell what this run did, which are no part of the content.
     """
 
@@ -31,7 +44,7 @@ class StageResult:
     computed: int
     reused: int
     figures: Mapping[str, Any] = field(default_factory=dict)
-    contact_sheet: bytes | None = None
+    contact_sheet: "Sheet | None" = None
     of_the_run: tuple[str, ...] = ()
 
 

@@ -1,6 +1,5 @@
 """The asset of a project's calibration."""
 
-import base64
 import io
 
 import dagster as dg
@@ -52,7 +51,7 @@ def rows(table):
 
 
 def test_it_tells_reviews_errors_and_thresholds_and_shows_the_reliability_diagram(
-    registry, materialize, add_reviewed, some_outcomes
+    home, registry, materialize, add_reviewed, some_outcomes
 ):
     add_reviewed(registry, some_outcomes(200, 1))
     add_reviewed(registry, [(0.9, True)], model="m@2", first=100)
@@ -63,8 +62,8 @@ def test_it_tells_reviews_errors_and_thresholds_and_shows_the_reliability_diagra
     assert 0 <= first["ece_calibrated"] < first["ece_raw"] <= 1
     assert (second["method"], second["missing"]) == ("uncalibrated", "1 of 50 reviews")
     assert [row["precision"] for row in rows(metadata["thresholds"])] == [0.8, 0.9, 0.95, 0.99]
-    start = "![](data:image/png;base64,"
-    content = base64.b64decode(metadata["reliability"].removeprefix(start).removesuffix(")"), validate=True)
+    name = metadata["reliability"].removeprefix("![](/pictures/").removesuffix(")")
+    content = (home.settings.pictures_dir / name).read_bytes()
     assert Image.open(io.BytesIO(content)).format == "PNG"
     assert len(content) < 100_000
     assert first["calibration_id"] == standing_calibrations(registry, "shapes")["m@1"]["calibration_id"]

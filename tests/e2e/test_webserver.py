@@ -110,7 +110,7 @@ def test_the_materialization_has_counts_and_a_contact_sheet(server, run):
     assert found["runId"] == run["runId"]
     entries = {entry["label"]: entry for entry in found["metadataEntries"]}
     assert entries["classifications"]["intValue"] == 8
-    assert entries["contact_sheet"]["mdStr"].startswith("![](data:image/jpeg;base64,")
+    assert entries["contact_sheet"]["mdStr"].startswith("![](/pictures/")
 
 
 def test_the_browser_shows_the_graph_with_every_asset(server, page):
@@ -132,7 +132,7 @@ def test_the_browser_shows_the_contact_sheet_of_the_labels(server, run, page):
     entry.wait_for()
     keep_screenshot(page, "materialization")
     entry.get_by_text("[Show Markdown]").click()
-    picture = page.locator('img[src^="data:image/jpeg;base64,"]')
+    picture = page.locator('img[src^="/pictures/"]')
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") > 100
     keep_screenshot(page, "contact_sheet")
