@@ -52,6 +52,26 @@ class Source(Base):
     created_at: Mapped[datetime] = utc_now()
 
 
+class PerceptualHash(Base):
+    """A perceptual hash and the cluster of the source that had it first; ids are in the order of registration."""
+
+    __tablename__ = "perceptual_hashes"
+
+    hash_id: Mapped[int] = mapped_column(primary_key=True)
+    perceptual_hash: Mapped[str]
+    group_key: Mapped[str]
+
+
+class HashBand(Base):
+    """A part of a perceptual hash, by which near-duplicates are found (``registry.grouping``)."""
+
+    __tablename__ = "hash_bands"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    band: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    hash_id: Mapped[int] = mapped_column(ForeignKey("perceptual_hashes.hash_id"), primary_key=True)
+
+
 class SourceGroup(Base):
     """The group that a source belongs to in a project: all of a group are in one split of a dataset.
 
@@ -145,6 +165,7 @@ class Object(Base):
         CheckConstraint("quality_score BETWEEN 0 AND 1", name="quality_score"),
         CheckConstraint("state IN ('active', 'superseded', 'deleted')", name="state"),
         Index(None, "created_at"),
+        Index("ix_objects_project_id_state_created_at", "project_id", "state", "created_at", "object_id"),
     )
 
     object_id: Mapped[str] = mapped_column(primary_key=True)

@@ -1,7 +1,9 @@
-"""What makes work incremental: the state of what datasets may hold.
+"""What makes work incremental: the state of what datasets may hold, hashes by their bands, objects in their order.
 
 Revision ID: 0004
 """
+
+from collections.abc import Iterator
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,17 +13,75 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+HASH_BITS, BANDS = 256, 8
+LISTED_BY = ["project_id", "state", "created_at", "object_id"]
+
 
 def upgrade() -> None:
-    """Add the table; the state is named when the migration ends."""
+    """Add the tables and the index; the state is named when the migration ends."""
     op.create_table(
         "content_state",
         sa.Column("state_id", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("state_id", name="pk_content_state"),
     )
+    hashes = op.create_table(
+        "perceptual_hashes",
+        sa.Column("hash_id", sa.Integer(), nullable=False),
+        sa.Column("perceptual_hash", sa.String(), nullable=False),
+        sa.Column("group_key", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("hash_id", name="pk_perceptual_hashes"),
+    )
+    bands = op.create_table(
+        "hash_bands",
+        sa.Column("band", sa.BigInteger(), nullable=False),
+        sa.Column("hash_id", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["hash_id"], ["perceptual_hashes.hash_id"], name="fk_hash_bands_hash_id_perceptual_hashes"
+        ),
+        sa.PrimaryKeyConstraint("band", "hash_id", name="pk_hash_bands"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_objects_project_id_state_created_at", "objects", LISTED_BY)
+    if not op.get_context().as_sql:
+        _keep_hashes(hashes, bands)
 
 
 def downgrade() -> None:
-    """Drop it."""
-    op.drop_table("content_state")
+    """Drop them."""
+    op.drop_index("ix_objects_project_id_state_created_at", "objects")
+    for table in ("hash_bands", "perceptual_hashes", "content_state"):
+        op.drop_table(table)
+
+
+def _keep_hashes(hashes: sa.Table, bands: sa.Table) -> None:
+    """Each hash once, with the cluster of its oldest source: the one that a new source near it would have joined."""
+    connection = op.get_bind()
+    first: dict[str, str] = {}
+    rows = connection.execute(
+        sa.text(
+            "SELECT perceptual_hash, group_key FROM sources WHERE length(perceptual_hash) = :length "
+            "ORDER BY created_at, source_id"
+        ),
+        {"length": HASH_BITS // 4},
+    )
+    for value, key in rows:
+        first.setdefault(value, key)
+    if not first:
+        return
+    kept = list(enumerate(first.items(), start=1))
+    connection.execute(
+        sa.insert(hashes),
+        [{"hash_id": place, "perceptual_hash": value, "group_key": key} for place, (value, key) in kept],
+    )
+    connection.execute(
+        sa.insert(bands),
+        [{"band": band, "hash_id": place} for place, (value, _) in kept for band in _bands(value)],
+    )
+
+
+def _bands(value: str) -> Iterator[int]:
+    """Every eighth bit, from the highest on, with the place of the band in the bits above 32."""
+    bits = f"{int(value, 16):0{HASH_BITS}b}"
+    for place in range(BANDS):
+        yield place << HASH_BITS // BANDS | int(bits[place::BANDS], 2)
