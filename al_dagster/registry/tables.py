@@ -172,7 +172,7 @@ class Object(Base):
     source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), index=True)
     category_id: Mapped[int | None] = mapped_column(ForeignKey("categories.category_id"), index=True)
     frame_id: Mapped[str | None] = mapped_column(ForeignKey("frames.frame_id"), index=True)
-    project_id: Mapped[str | None] = mapped_column(index=True)
+    project_id: Mapped[str | None]
     bbox_x: Mapped[float]
     bbox_y: Mapped[float]
     bbox_w: Mapped[float]
@@ -272,6 +272,7 @@ class Dataset(Base):
     filter_config: Mapped[dict[str, Any] | None]
     category_mapping: Mapped[dict[str, Any] | None]
     object_count: Mapped[int] = mapped_column(server_default=text("0"))
+    objects_by_split: Mapped[dict[str, Any] | None]
     content_hash: Mapped[str | None]
     run_id: Mapped[str | None]
     export_path: Mapped[str | None]

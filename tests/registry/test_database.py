@@ -23,6 +23,7 @@ from al_dagster.registry import tables
 from al_dagster.registry.database import MIGRATIONS, open_registry
 from al_dagster.registry.frame_labels import FrameOutcome, record_frames
 from al_dagster.registry.migrations import HEAD
+from al_dagster.registry.objects import object_query
 from al_dagster.registry.outbox import sync_embeddings
 from al_dagster.registry.projects import save_project
 from al_dagster.registry.review import delete_objects, edit_object, validate_objects
@@ -278,3 +279,16 @@ def test_labelling_again_with_the_same_labels_and_syncing_leave_the_state_of_the
 def registry_text(registry, statement: str) -> None:
     with registry.session() as session:
         session.execute(text(statement))
+
+
+def test_the_objects_of_a_project_are_listed_in_order_without_sorting(registry):
+    listed = (
+        object_query()
+        .where(Object.project_id == "parts", Object.state == "active")
+        .order_by(Object.created_at, Object.object_id)
+        .limit(20)
+    )
+    query = str(listed.compile(registry.engine, compile_kwargs={"literal_binds": True}))
+    with registry.reader() as session:
+        steps = [row.detail for row in session.execute(text(f"EXPLAIN QUERY PLAN {query}"))]
+    assert not [step for step in steps if "TEMP B-TREE" in step], steps

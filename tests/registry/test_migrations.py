@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, text
 
 from al_dagster.registry import tables
 from al_dagster.registry.database import MIGRATIONS, open_registry
+from al_dagster.registry.datasets import list_datasets
 from al_dagster.registry.grouping import find_standing
 from al_dagster.registry.labelling import register_batch
 from al_dagster.registry.objects import get_object
@@ -96,6 +97,19 @@ def test_labelling_again_leaves_the_old_human_work_as_it_was(old_url):
         before = [get_object(registry, name) for name in ("obj_seen", "obj_moved")]
         register_batch(registry, project_id="parts", batch_key="b", run_id="r", frame_ids=["frm_a"], objects=[])
         assert [get_object(registry, name) for name in ("obj_seen", "obj_moved")] == before
+
+
+def test_the_counts_of_old_datasets_are_those_of_their_rows(old_url):
+    engine = create_engine(old_url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO datasets (dataset_id, name) VALUES ('ds_a', 'a'), ('ds_b', 'b')"))
+        connection.execute(
+            text("INSERT INTO dataset_objects VALUES ('ds_a', 'obj_seen', 'val'), ('ds_a', 'obj_moved', 'train')")
+        )
+    engine.dispose()
+    with open_registry(old_url) as registry:
+        counts = {record.name: record.objects_by_split for record in list_datasets(registry)}
+    assert counts == {"a": {"train": 1, "val": 1}, "b": {}}
 
 
 def test_a_near_duplicate_joins_the_group_that_it_would_have_joined_before(tmp_path):

@@ -1,8 +1,9 @@
-"""What makes work incremental: the state of what datasets may hold, hashes by their bands, objects in their order.
+"""What makes work incremental: the state of what datasets may hold, hashes by their bands, an index, counts.
 
 Revision ID: 0004
 """
 
+import json
 from collections.abc import Iterator
 
 import sqlalchemy as sa
@@ -43,12 +44,17 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_objects_project_id_state_created_at", "objects", LISTED_BY)
+    op.drop_index("ix_objects_project_id", "objects")
+    op.add_column("datasets", sa.Column("objects_by_split", sa.JSON()))
     if not op.get_context().as_sql:
         _keep_hashes(hashes, bands)
+        _count_splits()
 
 
 def downgrade() -> None:
     """Drop them."""
+    op.drop_column("datasets", "objects_by_split")
+    op.create_index("ix_objects_project_id", "objects", ["project_id"])
     op.drop_index("ix_objects_project_id_state_created_at", "objects")
     for table in ("hash_bands", "perceptual_hashes", "content_state"):
         op.drop_table(table)
@@ -78,6 +84,23 @@ def _keep_hashes(hashes: sa.Table, bands: sa.Table) -> None:
         sa.insert(bands),
         [{"band": band, "hash_id": place} for place, (value, _) in kept for band in _bands(value)],
     )
+
+
+def _count_splits() -> None:
+    connection = op.get_bind()
+    counts: dict[str, dict[str, int]] = {
+        dataset_id: {} for (dataset_id,) in connection.execute(sa.text("SELECT dataset_id FROM datasets"))
+    }
+    rows = connection.execute(
+        sa.text("SELECT dataset_id, split, count(*) FROM dataset_objects GROUP BY dataset_id, split")
+    )
+    for dataset_id, split, count in rows:
+        counts[dataset_id][split] = count
+    for dataset_id, by_split in counts.items():
+        connection.execute(
+            sa.text("UPDATE datasets SET objects_by_split = :counts WHERE dataset_id = :key"),
+            {"counts": json.dumps(by_split), "key": dataset_id},
+        )
 
 
 def _bands(value: str) -> Iterator[int]:
