@@ -6,10 +6,10 @@ from typing import Any
 
 import dagster as dg
 from dagster import DagsterEvent, DagsterEventType
-from dagster._core.events import RunFailureReason
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.storage.tags import PARTITION_NAME_TAG
-from dagster_shared.error import SerializableErrorInfo
 
+from al_dagster.core.disk import require_space
 from al_dagster.core.errors import UserError
 from al_dagster.core.settings import load_settings
 from al_dagster.resources import build_resources
@@ -17,7 +17,7 @@ from al_dagster.resources.instance import open_instance, owned_run
 
 
 class RunFailedError(Exception):
-    """A run failed for a reason that is not the user's."""
+    """A run failed for a reason that is not the user's; raised from it."""
 
 
 def execute(
@@ -37,35 +37,38 @@ def execute(
 
     Raises:
         UserError: the run failed for a reason that the user can put right; says what the asset said.
+        DiskFullError: there is no room to begin.
         RunFailedError: it failed for another reason; names the run.
         KeyboardInterrupt: Ctrl-C or SIGTERM came meanwhile; the run is cancelled.
     """
     settings = load_settings()
+    require_space(settings.home)
     with open_instance(settings) as instance:
         from al_dagster.definitions import defs
 
         if partition is not None and partitions is not None:
             instance.add_dynamic_partitions(str(partitions.name), [partition])
         run_id = str(uuid.uuid4())
-        with owned_run(instance, run_id):
-            result = defs.resolve_job_def(job).execute_in_process(
-                instance=instance,
-                partition_key=partition,
-                resources=build_resources(settings),
-                raise_on_error=False,
-                run_id=run_id,
-                run_config={
-                    "ops": {asset: {"config": dict(values)} for asset, values in (config or {}).items()},
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                },
-            )
-        if _was_interrupted(result):
-            # Dagster takes the run for failed, since nobody asked it to cancel it.
-            instance.report_run_canceled(result.dagster_run, "The command that executed this run was interrupted.")
-            raise KeyboardInterrupt
-        if not result.success:
-            raise _failure(result, run_id)
-        return result
+        try:
+            with owned_run(instance, run_id):
+                return defs.resolve_job_def(job).execute_in_process(
+                    instance=instance,
+                    partition_key=partition,
+                    resources=build_resources(settings),
+                    run_id=run_id,
+                    run_config={
+                        "ops": {asset: {"config": dict(values)} for asset, values in (config or {}).items()},
+                        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                    },
+                )
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            _cancel(instance, run_id)
+            raise KeyboardInterrupt from None
+        except Exception as error:
+            found = _user_error(error)
+            if found is not None:
+                raise found  # noqa: B904
+            raise RunFailedError(_told(error, instance, run_id)) from error
 
 
 def batches_under_way(keys: Sequence[str]) -> set[str]:
@@ -129,7 +132,7 @@ def _why_failed(instance: dg.DagsterInstance, run_id: str) -> str:
     kinds = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE}
     records = instance.get_records_for_run(run_id, of_type=kinds).records
     events = [record.event_log_entry.dagster_event for record in records if record.event_log_entry.dagster_event]
-    reasons = [_reason(event)[0] for event in events if event.is_step_failure]
+    reasons = [_reason(event) for event in events if event.is_step_failure]
     said = reasons or [event.message for event in events if event.message]
     return said[0] if said else f"its run {run_id} failed; `al ui` shows its log"
 
@@ -140,34 +143,38 @@ def _finding(figures: Mapping[str, Any]) -> str:
     return f"{first} and {more} more" if more else str(first)
 
 
-def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    ends = [event for event in result.all_events if event.event_type == DagsterEventType.RUN_FAILURE]
-    return any(event.job_failure_data.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION for event in ends)
+def _cancel(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Mark a run as cancelled; Dagster takes it for failed, since nobody asked it to cancel the run."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and run.status != dg.DagsterRunStatus.CANCELED:
+        instance.report_run_canceled(run, "The command that executed this run was interrupted.")
 
 
-def _failure(result: dg.ExecuteInProcessResult, run_id: str) -> Exception:
-    failures = [event for event in result.all_events if event.is_step_failure]
-    reasons = [_reason(event) for event in failures]
-    for reason, of_user in reasons:
-        if of_user:
-            return UserError(reason)
-    where, why = (failures[0].step_key, reasons[0][0]) if failures else ("the run", "see its log")
-    return RunFailedError(f"{where} failed: {why} (run {run_id}; `al ui` shows its log)")
-
-
-def _reason(event: DagsterEvent) -> tuple[str, bool]:
-    """What a step failed of, and whether the user can put it right."""
-    said = _user_error(event)
-    if said:
-        return said, True
+def _reason(event: DagsterEvent) -> str:
+    """What a step of a run of any process failed of, as its log has it."""
     error = event.step_failure_data.error
-    return ((error.cause or error).message.strip().splitlines()[-1] if error else "see its log"), False
-
-
-def _user_error(event: DagsterEvent) -> str | None:
-    error: SerializableErrorInfo | None = event.step_failure_data.error
-    while error is not None:
-        if error.cls_name in ("UserError", "UnreadableFileError"):
-            return error.message.partition(": ")[2].strip() or error.message.strip()
+    while error is not None and error.cause is not None:
         error = error.cause
-    return None
+    if error is None:
+        return "see its log in `al ui`"
+    said = error.message.strip()
+    kind, _, text = said.partition(": ")
+    return text.strip() if kind.rpartition(".")[2] == error.cls_name and text.strip() else said
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The error that a user can put right, where it is the error or what Dagster wrapped in it."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def _told(error: Exception, instance: dg.DagsterInstance, run_id: str) -> str:
+    """Which asset failed, the last line of the reason, and where more is to be seen."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    try:
+        failures = instance.all_logs(run_id, of_type=DagsterEventType.STEP_FAILURE)
+    except Exception:
+        failures = []  # What the run could not write cannot be read either.
+    where = failures[0].step_key if failures else "the run"
+    return f"{where} failed: {type(error).__name__}: {said} (run {run_id}; `al ui` shows its log)"

@@ -27,7 +27,7 @@ import numpy as np
 import structlog
 import supervision as sv
 from PIL import Image
-from publishing import publish
+from publishing import cpu_seconds, publish
 
 from al_dagster.assets.partitions import batches
 from al_dagster.core.geometry import clip_xyxy
@@ -62,12 +62,12 @@ class Spent:
 @contextmanager
 def measured(spent: Spent) -> Iterator[None]:
     """Add what the block takes."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), cpu_seconds()
     try:
         yield
     finally:
         spent.wall += time.perf_counter() - wall
-        spent.cpu += time.process_time() - cpu
+        spent.cpu += cpu_seconds() - cpu
 
 
 class Counted:

@@ -3,9 +3,18 @@
 import json
 import os
 import platform
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of those that it started and that still run, such as the one that runs Chroma."""
+    started = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
+    return time.process_time() + sum(times.user + times.system for times in started)
 
 
 def publish(figures: dict[str, Any], output: Path | None, packages: tuple[str, ...] = (), **machine: Any) -> None:

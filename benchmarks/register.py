@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import structlog
-from publishing import publish
+from publishing import cpu_seconds, publish
 
 from al_dagster.core import ids
 from al_dagster.core.project import ProjectConfig
@@ -126,17 +126,17 @@ def measure(folder: Path, count: int, batch_size: int, vectors: np.ndarray | Non
         ]
         work.append((key, [ids.frame_id(source, 0) for source in sources], labels))
     with ChromaStore(folder / "chroma", VERSION, DIMENSION) as store:
-        start, cpu_start = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), cpu_seconds()
         for key, frames, labels in work:
             register_batch(
                 registry, project_id=PROJECT, batch_key=key, run_id="benchmark", frame_ids=frames, objects=labels
             )
             if vectors is not None:
-                sync_embeddings(registry, store, batch_key=key)
-        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+                sync_embeddings(registry, store)
+        seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu_start
         check_result(registry, store, count, vectors is not None)
     registry.dispose()
-    return round(count / seconds, 1), round(count / cpu_seconds, 1)
+    return round(count / seconds, 1), round(count / cpu, 1)
 
 
 def check_result(registry: Registry, store: ChromaStore, count: int, embedded: bool) -> None:

@@ -96,6 +96,21 @@ def save_picture() -> Callable[[Path, NDArray[np.uint8]], Path]:
     return write_picture
 
 
+def damage_file(path: Path, how: str) -> None:
+    """Spoil a file as disks and people do: ``emptied``, ``cut off``, ``flipped`` or ``other magic``."""
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    spoiled = {"emptied": b"", "cut off": content[:-9], "flipped": flipped, "other magic": b"GIF8" + content[4:]}
+    path.write_bytes(spoiled[how])
+
+
+@pytest.fixture(scope="session")
+def spoil() -> Callable[[Path, str], None]:
+    """Spoils a file; see ``damage_file``."""
+    return damage_file
+
+
 @pytest.fixture(scope="session")
 def support_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three example pictures of each class."""

@@ -8,6 +8,7 @@ import pytest
 from al_dagster.assets.partitions import batches
 from al_dagster.core.errors import UserError
 from al_dagster.core.failpoints import clear_failpoints, set_failpoint
+from al_dagster.labelling import ingest
 from al_dagster.labelling.intake import take_folder
 from al_dagster.registry.database import open_registry
 from al_dagster.resources.instance import open_instance
@@ -42,6 +43,23 @@ def test_what_the_user_can_put_right_is_said_in_one_sentence(home):
     with pytest.raises(UserError, match=r"^the embedded detector does not know 'unicorn'; it knows person") as raised:
         execute("label_batch", partition=key, partitions=batches)
     assert "\n" not in str(raised.value)
+
+
+def test_an_error_of_the_user_is_recognised_by_its_type_and_kept_whole(home, monkeypatch):
+    class OwnError(UserError):
+        pass
+
+    def fails(*_: object, **__: object) -> None:
+        raise OwnError("a: b: c; do d: e")
+
+    key = claim(home)
+    monkeypatch.setattr(ingest, "register_sources", fails)
+    with pytest.raises(OwnError) as raised:
+        execute("label_batch", partition=key, partitions=batches)
+    assert str(raised.value) == "a: b: c; do d: e"
+    with open_instance(home.settings) as instance:
+        (run,) = instance.get_runs()
+        assert run.is_failure
 
 
 def test_any_other_failure_names_the_asset_and_the_run(home):

@@ -51,13 +51,16 @@ def check_no_duplicate_boxes(context: Context, lake: Lake) -> dg.AssetCheckResul
 
 @dg.asset_check(asset=masks, partitions_def=batches, name="masks_inside_boxes")
 def check_masks_inside_boxes(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
-    """Every mask has pixels, lies inside its box, and its file is there."""
+    """Every mask has pixels, lies inside its box, and its file is there and undamaged."""
     from al_dagster.labelling.quality import masks_inside_boxes
 
     return _judge(
         context,
         lambda key: masks_inside_boxes(
-            lake.lake.read("masks", key), lake.lake.read("detections", key), registry.masks()
+            lake.lake.read("masks", key),
+            lake.lake.read("detections", key),
+            lake.lake.read("frames", key),
+            registry.masks(),
         ),
     )
 
@@ -93,9 +96,7 @@ def check_outbox_drained(context: Context, lake: Lake, registry: RegistryResourc
     """Nothing of the batch waits in the outbox or failed, and the store holds every object of the batch."""
     from al_dagster.labelling.index import outbox_drained
 
-    return _judge(
-        context, lambda key: outbox_drained(registry.open(), key, lake.lake.read("vector_index", key).num_rows)
-    )
+    return _judge(context, lambda key: outbox_drained(registry.open(), key, lake.lake.read("vector_index", key)))
 
 
 @dg.asset_check(asset=dataset, partitions_def=datasets, name="no_split_leakage")

@@ -56,9 +56,11 @@ def masks(
     detections: StoredTables,
 ) -> NewTables:
     """A mask for every box: a PNG in the mask store, polygons, area and score."""
+    from al_dagster.labelling.masks import restore_masks
     from al_dagster.labelling.segment import segment
 
     def stage(key: str) -> "StageResult":
+        restore_masks(registry.open(), registry.masks(), frames[key])
         return segment(
             frames[key],
             detections[key],

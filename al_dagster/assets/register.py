@@ -53,7 +53,7 @@ def vector_index(
     vectors: VectorStoreResource,
     objects: StoredTables,
 ) -> NewTables:
-    """The outbox rows of the batch, pushed to the vector store; one process writes to it at a time."""
+    """What waits in the outbox, pushed to the vector store; one process writes to it at a time."""
     from al_dagster.labelling.index import index_vectors
     from al_dagster.registry.batches import mark_labelled
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from al_dagster.cli.grouping import describe_groups
-from al_dagster.cli.output import Json, many, print_facts, print_json, print_table, progress_bars, say
+from al_dagster.cli.output import Json, many, print_facts, print_json, print_table, progress_bars, say, warn
 
 SHOWN = 20
 REASONS_LOOKED_UP = 100
@@ -42,14 +42,18 @@ def status(as_json: Json = False) -> None:
 
     settings = load_settings()
     found: dict[str, Any] = {key: [] for key in _LISTS}
+    found["problems"] = []
     found["outbox"] = dict.fromkeys(("pending", "synced", "failed"), 0)
     if has_registry(settings):
         from al_dagster.registry.batches import describe_batches, unfinished_batches
+        from al_dagster.registry.outbox import lost_index
         from al_dagster.registry.status import read_status
 
         with standing_registry(settings) as registry:
             unfinished = describe_batches(registry, unfinished_batches(registry))
             found = {**read_status(registry), "unfinished": _with_reasons(unfinished)}
+            lost = lost_index(registry, settings.chroma_dir)
+            found["problems"] = [lost] if lost else []
     if as_json:
         print_json(found)
     else:
@@ -90,6 +94,8 @@ def _show(home: str, found: dict[str, Any]) -> None:
         say("`al sync --reconcile` tries the failed ones again.")
     elif outbox["pending"]:
         say("`al sync` pushes the pending ones.")
+    for problem in found["problems"]:
+        warn(problem)
 
 
 def _with_reasons(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -329,6 +329,9 @@ def _box(text: str | None) -> tuple[float, float, float, float] | None:
 def _write_mask(masks_dir: Path, found: dict[str, Any], target: Path) -> None:
     if not found["mask_path"]:
         raise UserError(f"{found['object_id']} has no mask")
+    from al_dagster.registry.masks import MaskStore
+
+    MaskStore(masks_dir).read(found["mask_path"])  # a damaged mask is not handed on
     try:
         target.write_bytes((masks_dir / found["mask_path"]).read_bytes())
     except OSError as error:

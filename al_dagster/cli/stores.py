@@ -13,9 +13,17 @@ if TYPE_CHECKING:
 
 
 def has_registry(settings: Settings) -> bool:
-    """Whether the registry was made already; an address that is no SQLite file is left to whoever opens it."""
+    """Whether the registry was made already; an address that is no SQLite file is left to whoever opens it.
+
+    So is a registry that is gone beside what it knew of.
+    """
+    from al_dagster.registry.database import is_lost
+
     address = settings.database_url
-    return not address.startswith("sqlite:///") or Path(address.removeprefix("sqlite:///")).exists()
+    if not address.startswith("sqlite:///"):
+        return True
+    path = Path(address.removeprefix("sqlite:///"))
+    return path.exists() or is_lost(path)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.files import read_text_file
+from al_dagster.core.input_files import read_text_file
 
 TRAINED = "model:"
 """What a reference to a model that the platform trained begins with; the name of its dataset follows."""

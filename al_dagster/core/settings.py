@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.files import plain_path
+from al_dagster.core.paths import plain_path
 
 
 class Settings(BaseSettings):

@@ -62,8 +62,8 @@ _OF_OBJECT = (
     "is_validated",
     "mask_path",
 )
-# The id of a source says what its bytes are, and a mask file is never written anew under the same name. An outline is
-# made of its mask.
+# The id of a source says what its bytes are, and a mask file is written anew under the same name only if it was
+# damaged. An outline is made of its mask.
 _CONTENT = [
     "split",
     "source_id",

@@ -12,6 +12,7 @@ import structlog
 from filelock import FileLock
 
 from al_dagster.core.errors import UnreadableFileError, UserError
+from al_dagster.core.files import move_whole
 from al_dagster.core.progress import report
 from al_dagster.datasets.export_coco import write_coco
 from al_dagster.datasets.export_yolo import check_trainable, write_yolo
@@ -174,7 +175,7 @@ def _replace(folder: Path, staging: Path) -> None:
     _clear(old)
     if folder.exists():
         folder.rename(old)
-    staging.rename(folder)
+    move_whole(staging, folder)
     _clear(old)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from al_dagster.core.errors import UserError
+from al_dagster.core.errors import DamagedTableError, UserError
 from al_dagster.core.lake import Lake
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.report import BuildReport, report_of
@@ -40,8 +40,8 @@ def store_version(lake: Lake, dataset: FrozenDataset, report: BuildReport) -> in
     """
     table = dataset.to_table()
     metadata = {**table.schema.metadata, _REPORT_KEY: json.dumps(report.to_json(), sort_keys=True).encode()}
-    if lake.exists(ASSET, dataset.dataset_id):
-        table = lake.read(ASSET, dataset.dataset_id)
+    if (stored := _stored(lake, dataset.dataset_id)) is not None:
+        table = stored
     return lake.write(ASSET, dataset.dataset_id, table.replace_schema_metadata(metadata))
 
 
@@ -73,11 +73,18 @@ def read_version(registry: Registry, lake: Lake, reference: str) -> Version:
 def _table(lake: Lake, record: DatasetRecord) -> pa.Table:
     # Before versions had a table each, the newest one was kept under the dataset's name.
     for partition in (record.dataset_id, record.name):
-        if lake.exists(ASSET, partition):
-            table = lake.read(ASSET, partition)
-            if FrozenDataset.from_table(table).dataset_id == record.dataset_id:
-                return table
+        table = _stored(lake, partition)
+        if table is not None and FrozenDataset.from_table(table).dataset_id == record.dataset_id:
+            return table
     raise UserError(
-        f"the rows of dataset {record.name}@{record.version} are not in the lake: if its labels are as they were, "
-        f"`al dataset build {record.name}` writes them again"
+        f"the rows of dataset {record.name}@{record.version} are not in the lake, or damaged: if its labels are as "
+        f"they were, `al dataset build {record.name}` writes them again"
     )
+
+
+def _stored(lake: Lake, partition: str) -> pa.Table | None:
+    """The rows that are kept, or None if there are none that can be read."""
+    try:
+        return lake.read(ASSET, partition) if lake.exists(ASSET, partition) else None
+    except DamagedTableError:
+        return None

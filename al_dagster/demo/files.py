@@ -1,8 +1,8 @@
 """Writes the files of the demonstration so that running it again changes nothing."""
 
-import os
-import uuid
 from pathlib import Path
+
+from al_dagster.core.files import write_whole
 
 
 def write_if_changed(path: Path, content: bytes) -> bool:
@@ -19,14 +19,5 @@ def write_if_changed(path: Path, content: bytes) -> bool:
     """
     if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with staged.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+    write_whole(path, content)
     return True

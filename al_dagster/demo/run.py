@@ -1,7 +1,6 @@
 """The demonstration end to end: two projects, labelled; a dataset, a model, and how good both are."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from al_dagster.assets.partitions import batches, datasets
+from al_dagster.core.files import write_whole
 from al_dagster.core.project import ProjectConfig, parse_project
 from al_dagster.core.settings import Settings
 from al_dagster.datasets.definition import parse_definition
@@ -169,6 +169,4 @@ def _score(settings: Settings, project: ProjectConfig, truth: Path) -> Score:
 
 
 def _write(path: Path, outcome: dict[str, Any]) -> None:
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_text(json.dumps(outcome, indent=2) + "\n")
-    staged.replace(path)
+    write_whole(path, (json.dumps(outcome, indent=2) + "\n").encode())

@@ -8,19 +8,42 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import structlog
 from numpy.typing import NDArray
 
 from al_dagster.core.geometry import xywh_to_xyxy
+from al_dagster.registry.database import Registry
 from al_dagster.registry.masks import MaskStore
+from al_dagster.registry.objects import touched_masks
 from al_dagster.vision.protocols import Mask
 
 BOX_COLUMNS = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 CACHE_BYTES = 256 * 1024 * 1024
 
+log = structlog.get_logger(__name__)
+
 
 def corners(rows: Iterable[Mapping[str, Any]]) -> NDArray[np.float64]:
     """The boxes of rows that have the box's columns: (n, 4), x1, y1, x2, y2 in pixels."""
     return xywh_to_xyxy(np.array([[row[column] for column in BOX_COLUMNS] for row in rows]))
+
+
+def restore_masks(registry: Registry, masks: "RunMasks", frames: pa.Table) -> None:
+    """Write the masks anew that are missing or damaged, of objects that people touched.
+
+    Labelling again leaves these objects alone, so that no stage makes their masks; the registry has the run lengths.
+
+    Args:
+        registry: has the objects.
+        masks: where their masks are kept.
+        frames: rows of ``core.schemas.FRAMES``; only objects in these.
+    """
+    frame_by_id = {row["frame_id"]: row for row in frames.select(["frame_id", "width", "height"]).to_pylist()}
+    for frame_id, path, rle in touched_masks(registry, list(frame_by_id)):
+        frame = frame_by_id[frame_id]
+        masks.restore((frame["width"], frame["height"]), path, rle)
+    masks.settle()
 
 
 class RunMasks:
@@ -66,6 +89,25 @@ class RunMasks:
             while self._bytes > self._capacity:
                 self._bytes -= self._kept.popitem(last=False)[1].pixels.nbytes
         return path
+
+    def is_intact(self, frame: Mapping[str, Any], path: str) -> bool:
+        """Whether the file of a mask of a frame is there, as it was written."""
+        return self._store.is_intact(path, (frame["width"], frame["height"]))
+
+    def settle(self) -> None:
+        """Wait until all masks that were written have reached the disk."""
+        self._store.settle()
+
+    def restore(self, image_size: tuple[int, int], path: str, rle: str | None) -> None:
+        """Write the file of a mask anew if it is missing or damaged and the mask is known otherwise.
+
+        Args:
+            image_size: width and height of the frame in pixels.
+            path: the mask's, relative to the root.
+            rle: the mask in COCO's compressed run lengths, or None.
+        """
+        if rle is not None and self._store.restore(path, rle, image_size):
+            log.warning("damaged mask is written anew", path=path)
 
     def read(self, box: Mapping[str, Any], path: str) -> Mask:
         """The mask of an object, with score 1.

@@ -58,14 +58,16 @@ def no_duplicate_boxes(detections: pa.Table) -> Verdict:
     return _verdict(detections, single)
 
 
-def masks_inside_boxes(masks: pa.Table, detections: pa.Table, store: RunMasks) -> Verdict:
-    """Every mask has pixels, lies in the pixels that its box touches, and its file is there."""
+def masks_inside_boxes(masks: pa.Table, detections: pa.Table, frames: pa.Table, store: RunMasks) -> Verdict:
+    """Every mask has pixels, lies in the pixels that its box touches, and its file is there and undamaged."""
     boxes = dict(zip(detections["object_id"].to_pylist(), xywh_to_xyxy(_boxes(detections)), strict=True))
     low, high = _extents(masks["polygon"])
     corners = np.array([boxes[object_id] for object_id in masks["object_id"].to_pylist()]).reshape(-1, 4)
     good = (low >= np.floor(corners[:, :2])).all(axis=1) & (high <= np.ceil(corners[:, 2:])).all(axis=1)
     good &= masks["area"].to_numpy() > 0
-    good &= np.array([(store.root / path).exists() for path in masks["mask_path"].to_pylist()], dtype=bool)
+    frame = {row["frame_id"]: row for row in frames.select(["frame_id", "width", "height"]).to_pylist()}
+    of_masks = zip(masks["frame_id"].to_pylist(), masks["mask_path"].to_pylist(), strict=True)
+    good &= np.array([store.is_intact(frame[frame_id], path) for frame_id, path in of_masks], dtype=bool)
     return _verdict(masks, good)
 
 

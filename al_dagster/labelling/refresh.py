@@ -85,6 +85,7 @@ def refresh_objects(
             done.unreadable |= {one.object_id: str(error) for one in in_frame}
             logger.warning("objects wait for their vectors", frame_id=in_frame[0].frame_id, reason=str(error))
         else:
+            masks.settle()
             renewed = renew_objects(registry, renewals)
             done.refreshed += len(renewed)
             done.changed += len(in_frame) - len(renewed)
@@ -136,6 +137,7 @@ def _renewals(in_frame: list[StaleObject], image: Image, models: Models, masks: 
     for one in in_frame:
         mask = made.get(one.object_id)
         if mask is None and one.mask_path is not None:
+            masks.restore((image.shape[1], image.shape[0]), one.mask_path, one.mask_rle)
             mask = masks.read(boxes[one.object_id], one.mask_path)
         crops.append(crop_object(image, corners([boxes[one.object_id]])[0], mask))
     return [

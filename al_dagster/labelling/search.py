@@ -14,6 +14,7 @@ from al_dagster.media.reading import read_image
 from al_dagster.registry.database import Registry, open_registry
 from al_dagster.registry.embedding_versions import list_versions, versions_in_use
 from al_dagster.registry.objects import get_object
+from al_dagster.registry.outbox import has_synced, lost_index
 from al_dagster.registry.paths import newest_path
 from al_dagster.registry.projects import get_project
 from al_dagster.registry.search import SearchHit, search_object, search_vectors
@@ -36,9 +37,11 @@ def search_like(settings: Settings, like: str, **conditions: Any) -> list[dict[s
         The columns of each object, with ``category``, ``similarity`` and ``file_path``.
 
     Raises:
-        UserError: there is no such object or picture, or nothing is indexed yet.
+        UserError: there is no such object or picture, nothing is indexed yet, or the index is gone.
     """
     with open_registry(settings.database_url) as registry:
+        if lost := lost_index(registry, settings.chroma_dir):
+            raise UserError(lost)
         sync_stores(registry, partial(ChromaStore, settings.chroma_dir))
         if Path(like).is_file():
             hits = _like_picture(settings, registry, Path(like), conditions)
@@ -65,6 +68,7 @@ def _like_object(settings: Settings, registry: Registry, object_id: str, conditi
     if version_id not in versions:
         raise UserError(f"{object_id} has no embedding; materialize its batch")
     with ChromaStore(settings.chroma_dir, version_id, versions[version_id].dimension) as store:
+        _check_filled(settings, registry, store)
         return search_object(registry, store, object_id, **conditions)
 
 
@@ -97,4 +101,13 @@ def _like_picture(settings: Settings, registry: Registry, path: Path, conditions
         mask = models.segmenter.segment([image], [box])[0][0]
         vector = models.embedder.embed([crop_object(image, box[0], mask)])[0]
         with ChromaStore(settings.chroma_dir, models.embedder.version_id, models.embedder.dimension) as store:
+            _check_filled(settings, registry, store)
             return search_vectors(registry, store, vector, **conditions)
+
+
+def _check_filled(settings: Settings, registry: Registry, store: ChromaStore) -> None:
+    if not store.count() and has_synced(registry, store.version_id):
+        raise UserError(
+            f"the vectors of {store.version_id} in {settings.chroma_dir} are gone; `al sync --reconcile` writes them "
+            "anew from the registry"
+        )

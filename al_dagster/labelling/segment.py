@@ -82,8 +82,14 @@ def segment(
         previous,
         unit_column="object_id",
         compute=compute,
-        reusable=lambda stored: [(masks.root / path).exists() for path in stored["mask_path"].to_pylist()],
+        reusable=lambda stored: [
+            frame is not None and masks.is_intact(frame, path)
+            for frame, path in zip(
+                map(frame_by_id.get, stored["frame_id"].to_pylist()), stored["mask_path"].to_pylist(), strict=True
+            )
+        ],
     )
+    masks.settle()
     area, score = table["area"].to_numpy(), table["score"].to_numpy()
     return StageResult(
         with_failures(table, failures),

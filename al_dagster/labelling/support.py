@@ -145,7 +145,10 @@ def _crop(row: Mapping[str, Any], masks: RunMasks, max_pixels: int) -> Image | N
     image = _first_readable(row["files"], max_pixels)
     if image is None:
         return None
+    height, width = image.shape[:2]
     try:
+        if row["mask_path"]:
+            masks.restore((width, height), row["mask_path"], row["mask_rle"])
         mask = masks.read(row, row["mask_path"]) if row["mask_path"] else None
     except UserError:
         return None

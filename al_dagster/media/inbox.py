@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.files import SYSTEM_FOLDERS
+from al_dagster.core.input_files import SYSTEM_FOLDERS
 
 PROJECT_FILES = ("project.yaml", "project.yml")
 SUPPORT_FOLDER = "support"

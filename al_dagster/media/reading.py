@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 from PIL.ImageFile import ImageFile as PillowFile
 
 from al_dagster.core.errors import UnreadableFileError, UserError
-from al_dagster.core.files import open_regular
+from al_dagster.core.input_files import open_regular
 from al_dagster.media.capture import capture_time, exif_tags
 from al_dagster.media.pixels import Image, opaque_rgb, orientation, require_size, upright
 from al_dagster.media.png import rgb_of_png

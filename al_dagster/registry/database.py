@@ -10,11 +10,13 @@ from uuid import uuid4
 import orjson
 import structlog
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
+from al_dagster.core.databases import is_damaged
+from al_dagster.core.disk import disk_full, is_disk_full
 from al_dagster.core.errors import UserError
 from al_dagster.registry.migrations import HEAD
 
@@ -102,9 +104,15 @@ def open_registry(url: str) -> Registry:
         url: SQLAlchemy URL of a SQLite file, such as ``sqlite:////data/registry/registry.db``.
 
     Raises:
-        UserError: the URL or the file cannot be used, or a newer version of the program has written the database.
+        UserError: the URL or the file cannot be used, it is gone beside what it knew of, or a newer version of the
+            program has written it.
     """
     path = _database_path(url)
+    if is_lost(path):
+        raise UserError(
+            f"{path}: the registry is gone, while masks or vectors of earlier labelling stand beside it: put back a "
+            f"copy of it, for what people said is nowhere else; or move {path.parent} away to begin anew"
+        )
     engine = _create_engine(make_url(url))
     try:
         if not path.exists() or _revision(engine) != HEAD:
@@ -113,12 +121,39 @@ def open_registry(url: str) -> Registry:
                 _migrate(engine)
     except (OSError, DatabaseError) as error:
         engine.dispose()
+        if is_disk_full(error, path):
+            raise disk_full(path.parent) from error
         cause = error.orig if isinstance(error, DatabaseError) else error.strerror
+        if is_damaged(error):
+            raise UserError(
+                f"{path}: cannot be used as the registry: {cause}; put back a copy of it, for what people said is "
+                "nowhere else, or check AL_REGISTRY_URL and AL_HOME"
+            ) from error
         raise UserError(f"{path}: cannot be used as the registry: {cause}; check AL_REGISTRY_URL and AL_HOME") from None
     except UserError:
         engine.dispose()
         raise
     return Registry(url, engine)
+
+
+def is_lost(path: Path) -> bool:
+    """Whether a registry is gone or empty, though masks or vectors that it knew of stand beside it."""
+    if path.exists() and path.stat().st_size:
+        return False
+    beside = (path.with_name("masks").glob("*/*/*.png"), path.with_name("chroma").glob("chroma.sqlite3"))
+    return any(next(found, None) is not None for found in beside)
+
+
+def check_integrity(registry: Registry) -> None:
+    """Read the whole database and check that it is consistent.
+
+    Raises:
+        UserError: it is not.
+    """
+    with registry.reader() as session:
+        found = session.scalar(text("PRAGMA quick_check(1)"))
+    if found != "ok":
+        raise UserError(f"{registry.engine.url.database}: the registry is damaged ({found}): put back a copy of it")
 
 
 def _database_path(url: str) -> Path:
@@ -173,12 +208,9 @@ def _begin(connection: Connection) -> None:
 
 def _revision(engine: Engine) -> str | None:
     with engine.connect() as connection:
-        try:
-            return connection.scalar(text("SELECT version_num FROM alembic_version"))
-        except OperationalError as error:
-            if "no such table" in str(error.orig):
-                return None
-            raise
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.scalar(text("SELECT version_num FROM alembic_version"))
 
 
 def _migrate(engine: Engine) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.files import read_text_file
+from al_dagster.core.input_files import read_text_file
 from al_dagster.core.project import GroupingConfig, sequence_pattern
 
 FILE, GROUP = "file", "group"

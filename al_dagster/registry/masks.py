@@ -1,16 +1,18 @@
 """The mask store: one immutable full-frame 1-bit PNG for each object and version of its mask."""
 
-import os
-import uuid
+import io
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
+import png
 from numpy.typing import NDArray
 from PIL import Image
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.failpoints import reach
+from al_dagster.core.files import sync, write_whole
+from al_dagster.core.rle import decode
 
 VERSION_LENGTH = 8
 COMPRESSION = 1
@@ -28,6 +30,7 @@ class MaskStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._unsynced: set[Path] = set()
 
     def write(
         self,
@@ -39,7 +42,9 @@ class MaskStore:
         offset: tuple[int, int] = (0, 0),
         frame_size: tuple[int, int] | None = None,
     ) -> str:
-        """Keep a mask, unless this version of it is there already.
+        """Keep a mask, unless this version of it is there already and undamaged.
+
+        Its bytes have reached the disk then, and its name when `settle` was called.
 
         Args:
             frame_id: the frame that the object is in, ``frm_…``.
@@ -59,24 +64,39 @@ class MaskStore:
             raise ValueError(f"mask must be bool of shape (h, w), got {mask.dtype} of shape {mask.shape}")
         shard = frame_id.rpartition("_")[2]
         relative = f"{shard[:2]}/{shard[2:4]}/{object_id}-{fingerprint[:VERSION_LENGTH]}.png"
-        path = self.root / relative
-        if path.exists():
-            return relative
-        encoded = _png(_full_frame(mask, offset, frame_size))
-        staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            try:
-                staged.write_bytes(encoded)
-            except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                staged.write_bytes(encoded)
-            reach("mask half written")
-            os.replace(staged, path)  # noqa: PTH105
-            reach("mask written")
-        except BaseException:
-            staged.unlink(missing_ok=True)
-            raise
+        height, width = mask.shape
+        if not self.is_intact(relative, frame_size or (width, height)):
+            self._write(relative, _full_frame(mask, offset, frame_size))
         return relative
+
+    def restore(self, relative: str, rle: str, frame_size: tuple[int, int]) -> bool:
+        """Write a mask anew that is missing or damaged, from its run lengths over the whole frame.
+
+        Args:
+            relative: its path, as `write` returned it.
+            rle: COCO's compressed run lengths.
+            frame_size: width and height of the frame in pixels.
+
+        Returns:
+            Whether it was written.
+        """
+        if self.is_intact(relative, frame_size):
+            return False
+        self._write(relative, decode(rle, *frame_size))
+        return True
+
+    def settle(self) -> None:
+        """Wait until the names of all masks that were written have reached the disk."""
+        while self._unsynced:
+            sync(self._unsynced.pop())
+
+    def is_intact(self, relative: str, frame_size: tuple[int, int] | None = None) -> bool:
+        """Whether the file of a mask is there, as it was written, and of this width and height in pixels."""
+        try:
+            size = _size_of((self.root / relative).read_bytes())
+            return frame_size is None or size == frame_size
+        except (OSError, ValueError):
+            return False
 
     def read(self, relative: str) -> NDArray[np.bool_]:
         """A mask as (height, width) bool.
@@ -91,12 +111,41 @@ class MaskStore:
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise UserError(f"{relative}: is not a path inside the mask store {self.root}")
         try:
-            with Image.open(path) as image:
+            content = path.read_bytes()
+            _size_of(content)
+            with Image.open(io.BytesIO(content)) as image:
                 return np.asarray(image.convert("1"), dtype=np.bool_)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise UserError(
-                f"{path}: the mask cannot be read: {error.strerror or error}; label its batch again"
+                f"{path}: the mask cannot be read: {reason}; `al ingest --again` of its project makes it anew"
             ) from None
+
+    def _write(self, relative: str, mask: NDArray[np.bool_]) -> None:
+        path = self.root / relative
+        write_whole(path, _png(mask), name="mask", sync_folder=False)
+        self._unsynced.add(path.parent)
+
+
+def _size_of(content: bytes) -> tuple[int, int]:
+    """Width and height of a PNG in pixels, once every chunk of it has the checksum that it was written with.
+
+    Raises:
+        ValueError: it is no PNG, or not as it was written.
+    """
+    if not content:
+        raise ValueError("it is empty")
+    reader = png.Reader(bytes=content)
+    chunks: list[tuple[bytes, bytes]] = []
+    try:
+        while not chunks or chunks[-1][0] != b"IEND":
+            chunks.append(reader.chunk())
+    except (png.Error, ValueError) as error:
+        raise ValueError(f"it is damaged ({error})") from None
+    if chunks[0][0] != b"IHDR" or reader.file.read(1):
+        raise ValueError("it is damaged (not the chunks of a mask)")
+    width, height = struct.unpack(">II", chunks[0][1][:8])
+    return width, height
 
 
 def _png(mask: NDArray[np.bool_]) -> bytes:

@@ -1,10 +1,12 @@
 """Reading objects."""
 
+from collections.abc import Sequence
 from typing import Any, TypedDict, Unpack
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, or_, select
 
 from al_dagster.core.errors import UserError
+from al_dagster.registry.base import chunked
 from al_dagster.registry.database import Registry
 from al_dagster.registry.tables import Category, Object
 
@@ -76,6 +78,30 @@ def object_ids(registry: Registry, **conditions: Unpack[Conditions]) -> list[str
     query = select(Object.object_id).join(Category, isouter=True).where(*_clauses(conditions))
     with registry.reader() as session:
         return list(session.scalars(query.order_by(Object.object_id)))
+
+
+def some_masks(registry: Registry, count: int) -> tuple[list[tuple[str, str]], int]:
+    """Project and path of the masks of active objects, at random if there are more than ``count``; and how many are."""
+    masked = (Object.state == "active", Object.mask_path.is_not(None))
+    with registry.reader() as session:
+        total = session.scalar(select(func.count()).where(*masked)) or 0
+        chosen = select(Object.project_id, Object.mask_path).where(*masked)
+        if total > count:
+            chosen = chosen.order_by(func.random()).limit(count)
+        return [(project, path) for project, path in session.execute(chosen)], total
+
+
+def touched_masks(registry: Registry, frame_ids: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Frame, path and run lengths of the masks of active objects in frames that a person or a rule touched."""
+    query = select(Object.frame_id, Object.mask_path, Object.mask_rle).where(
+        Object.state == "active",
+        or_(Object.is_validated, Object.edited_at.is_not(None)),
+        Object.mask_path.is_not(None),
+        Object.mask_rle.is_not(None),
+    )
+    with registry.reader() as session:
+        chunks = chunked(list(frame_ids))
+        return [tuple(row) for chunk in chunks for row in session.execute(query.where(Object.frame_id.in_(chunk)))]
 
 
 def count_objects(registry: Registry, **conditions: Unpack[Conditions]) -> int:

@@ -8,6 +8,7 @@ made good by the next one.
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ import structlog
 from sqlalchemy import Exists, Row, Select, Update, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session, aliased
 
+from al_dagster.core.errors import UserError
 from al_dagster.core.failpoints import reach
 from al_dagster.registry.base import UtcNow
 from al_dagster.registry.database import Registry
 from al_dagster.registry.embedding_versions import list_versions
 from al_dagster.registry.tables import EmbeddingOutbox, Object
+from al_dagster.vectors.chroma import has_index
 from al_dagster.vectors.protocols import VectorStore
 
 MAX_TRIES = 3
@@ -52,7 +55,6 @@ def sync_embeddings(
     registry: Registry,
     store: VectorStore,
     *,
-    batch_key: str | None = None,
     chunk: int = 1000,
     progress: Callable[[int, int], None] | None = None,
 ) -> SyncReport:
@@ -64,11 +66,10 @@ def sync_embeddings(
     Args:
         registry: whose changes are applied.
         store: open vector store.
-        batch_key: only the objects of this batch.
         chunk: how many objects are written and marked at a time.
         progress: called after each chunk with how many objects are done, and of how many.
     """
-    pending = _pending(store.version_id, batch_key)
+    pending = _pending(store.version_id)
     count = pending.with_only_columns(func.count()).order_by(None)
     with registry.reader() as session:
         total = session.scalar(count) or 0
@@ -110,8 +111,8 @@ def pending_versions(registry: Registry) -> set[str]:
         return set(session.scalars(waiting))
 
 
-def _pending(version_id: str, batch_key: str | None) -> Select[tuple[int, str, str, bytes | None, int]]:
-    statement = (
+def _pending(version_id: str) -> Select[tuple[int, str, str, bytes | None, int]]:
+    return (
         select(
             EmbeddingOutbox.id,
             EmbeddingOutbox.object_id,
@@ -123,10 +124,6 @@ def _pending(version_id: str, batch_key: str | None) -> Select[tuple[int, str, s
         .where(~_replaced(version_id))
         .order_by(EmbeddingOutbox.id)
     )
-    if batch_key is not None:
-        statement = statement.join(Object, Object.object_id == EmbeddingOutbox.object_id)
-        statement = statement.where(Object.batch_key == batch_key)
-    return statement
 
 
 def _replaced(version_id: str) -> Exists:
@@ -152,6 +149,8 @@ def _apply(store: VectorStore, rows: Sequence[Row]) -> dict[int, str]:
             )
         if deletes:
             store.delete(deletes)
+    except UserError:
+        raise  # The disk is full, or the store gone: no row is to blame.
     except Exception as error:
         if len(rows) == 1:
             message = f"{type(error).__name__}: {error}"
@@ -244,6 +243,37 @@ def reconcile(
     return report
 
 
+def refill(registry: Registry, store: VectorStore) -> bool:
+    """Fill a store that is empty though vectors were written to it, as one whose folder was lost; whether it was so."""
+    if store.count() or not has_synced(registry, store.version_id):
+        return False
+    report = _reconcile_version(registry, store, None)
+    log.warning("empty vector store filled from the registry", version=store.version_id, **asdict(report))
+    return True
+
+
+def has_synced(registry: Registry, version_id: str | None = None) -> bool:
+    """Whether a store must hold vectors: of some active object one was written, of this version or of any."""
+    written = (
+        select(EmbeddingOutbox.id)
+        .join(Object, Object.object_id == EmbeddingOutbox.object_id)
+        .where(EmbeddingOutbox.status == "synced", EmbeddingOutbox.operation == "upsert")
+        .where(Object.state == "active", Object.is_stale.is_(False))
+        .where(Object.embedding_version == EmbeddingOutbox.version_id)
+    )
+    if version_id is not None:
+        written = written.where(EmbeddingOutbox.version_id == version_id)
+    with registry.reader() as session:
+        return session.scalar(written.limit(1)) is not None
+
+
+def lost_index(registry: Registry, index: Path) -> str | None:
+    """A sentence if the folder of the vector index holds none though vectors were written to it."""
+    if has_index(index) or not has_synced(registry):
+        return None
+    return f"the vector index in {index} is gone; `al sync --reconcile` fills it from the registry"
+
+
 def _reconcile_version(
     registry: Registry, store: VectorStore, progress: Callable[[int, int], None] | None
 ) -> ReconcileReport:
@@ -262,7 +292,7 @@ def _reconcile_version(
         stored = set(store.ids())
         with registry.reader() as session:
             wanted = set(session.scalars(expected))
-            refused = set(session.scalars(_pending(version_id, None).with_only_columns(EmbeddingOutbox.object_id)))
+            refused = set(session.scalars(_pending(version_id).with_only_columns(EmbeddingOutbox.object_id)))
         strangers = sorted(stored - wanted)
         for start in range(0, len(strangers), PAGE):
             store.delete(strangers[start : start + PAGE])

@@ -31,6 +31,7 @@ class StaleObject:
         frame_idx: the frame's place in the source, from 0.
         is_stale: it waits for a mask too.
         mask_path: its mask's, relative to the mask store, or None.
+        mask_rle: its mask in COCO's compressed run lengths, or None.
         box: x, y, w, h in pixels.
     """
 
@@ -41,6 +42,7 @@ class StaleObject:
     frame_idx: int
     is_stale: bool
     mask_path: str | None
+    mask_rle: str | None
     box: Box
 
 
@@ -78,8 +80,8 @@ def stale_objects(
     of_other_version = and_(
         or_(Object.is_validated, Object.edited_at.is_not(None)), Object.embedding_version != version_id
     )
-    of_object = (Object.object_id, Object.source_id, Object.frame_id, Object.is_stale, Object.mask_path)
-    known = (*of_object, Source.sha256, Frame.frame_idx)
+    of_object = (Object.object_id, Object.source_id, Object.frame_id, Object.is_stale)
+    known = (*of_object, Object.mask_path, Object.mask_rle, Source.sha256, Frame.frame_idx)
     query = (
         select(*known, *_BOX)
         .join(Frame, Frame.frame_id == Object.frame_id)

@@ -1,7 +1,6 @@
 """The Dagster instance in ``AL_HOME``, and the runs that a command executes itself."""
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +10,15 @@ import dagster as dg
 import structlog
 from filelock import FileLock, Timeout
 
+from al_dagster.core.databases import damage_of
+from al_dagster.core.errors import UserError
+from al_dagster.core.files import write_whole
 from al_dagster.core.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+"""Of Dagster, in its home."""
 
 POOLS = ("gpu", "vectors")
 """Each lets one run at a time through: one accelerator, one writer of the vector store."""
@@ -34,11 +39,8 @@ def prepare_home(settings: Settings) -> Path:
     """
     os.environ["AL_HOME"] = str(settings.home.absolute())
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(settings.dagster_home)))
-    home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
-        staged = home / f".dagster.yaml.{os.getpid()}"
-        shutil.copyfile(_template(), staged)
-        staged.replace(home / "dagster.yaml")
+        write_whole(home / "dagster.yaml", _template().read_bytes())
     return home
 
 
@@ -48,10 +50,14 @@ def open_instance(settings: Settings, *, server_stopped: bool = False) -> dg.Dag
     Args:
         settings: name the home.
         server_stopped: no server of this instance is running, so that a run which it was starting will not start.
+
+    Raises:
+        UserError: a database of Dagster is damaged.
     """
     home = prepare_home(settings)
     # Dagster makes and stamps its databases without a lock, and two processes that do so at once damage them for good.
     with FileLock(home / "instance.lock"):
+        _check_databases(home)
         instance = dg.DagsterInstance.get()
         # Each is made when it is first asked for.
         storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
@@ -113,6 +119,16 @@ def close_abandoned_runs(instance: dg.DagsterInstance, *, server_stopped: bool =
             continue
         lock.unlink(missing_ok=True)
     return closed
+
+
+def _check_databases(home: Path) -> None:
+    for name in DATABASES:
+        damage = damage_of(home / name)
+        if damage:
+            raise UserError(
+                f"{home / name}: a database of Dagster is damaged ({damage}): move it away, and Dagster begins a new "
+                "one; it holds the history of runs, labels and models are elsewhere"
+            )
 
 
 def _lock_folder(instance: dg.DagsterInstance) -> Path:

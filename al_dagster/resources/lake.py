@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
+from al_dagster.core.disk import disk_full, is_disk_full
+from al_dagster.core.errors import UserError
 from al_dagster.core.lake import Lake
+from al_dagster.core.settings import load_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,8 +64,15 @@ class LakeIOManager(dg.ConfigurableIOManager):
         """Write the tables of an asset and publish their columns and sizes."""
         asset = context.asset_key.to_user_string()
         written = 0
-        for partition, table in obj:
-            written += self.lake.write(asset, partition, table)
+        home = load_settings().home
+        try:
+            for partition, table in obj:
+                written += self.lake.write(asset, partition, table)
+        except Exception as error:
+            # The stage itself runs in this loop too.
+            if not isinstance(error, UserError) and is_disk_full(error, home):
+                raise disk_full(home.absolute()) from error
+            raise
         context.add_output_metadata(
             {
                 "dagster/column_schema": column_schema(asset),

@@ -6,6 +6,7 @@ Everything goes through one client with its own address; nothing of MLflow's glo
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from filelock import BaseFileLock, FileLock
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.files import sync
+from al_dagster.core.hashing import file_sha256
 from al_dagster.training.dataset import ExportedDataset
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ FINGERPRINT_TAG = "al.fingerprint"
 DATASET_TAG = "al.dataset_id"
 VERSION_TAG = "al.dataset_version"
 HOST_TAG = "al.host"
+WEIGHTS_TAG = "al.weights_sha256"
 DIGEST_LENGTH = 36  # the longest digest that MLflow stores
 
 
@@ -54,6 +58,11 @@ class Tracking:
     def __init__(self, uri: str, artifacts_dir: Path) -> None:
         self.uri = uri
         self.artifacts_dir = artifacts_dir
+
+    @property
+    def address(self) -> str:
+        """The tracking address as it may be shown: without a password."""
+        return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", self.uri)
 
     @cached_property
     def client(self) -> "MlflowClient":
@@ -127,6 +136,15 @@ class Tracking:
     def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Copy a file into a folder of the run's artifacts."""
         self.client.log_artifact(run_id, str(path), folder)
+
+    def log_weights(self, run_id: str, path: Path) -> None:
+        """Keep the weights that a run made, with their SHA-256 as a tag; on this machine they have reached the disk."""
+        self.tag(run_id, {WEIGHTS_TAG: file_sha256(path)})
+        self.log_file(run_id, path, WEIGHTS_FOLDER)
+        kept = self.run_weights(run_id)
+        if kept is not None:
+            sync(kept)
+            sync(kept.parent)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run."""
@@ -203,15 +221,21 @@ class Tracking:
         """The weights of a registered model, on this machine.
 
         Raises:
-            UserError: there is no such model version, or its file is gone.
+            UserError: there is no such model version, or its file is gone or damaged.
         """
         found = self._model_version(model_name, version)
         path = self._download(f"{found.source}/{WEIGHTS_FILE}")
-        if path is None:
+        if path is None or (found.run_id and not self._is_intact(path, found.run_id)):
             raise UserError(
-                f"the weights of {model_name} version {version} cannot be read from {found.source}: train it again"
+                f"the weights of {model_name} version {version} cannot be read from {found.source}, or are damaged: "
+                f"`al train {model_name}` trains it again"
             )
         return path
+
+    def models(self) -> list[RegisteredModel]:
+        """The versions of all registered models, newest first."""
+        found = self.client.search_model_versions(order_by=["last_updated_timestamp DESC"])
+        return [RegisteredModel(version.name, str(version.version)) for version in found]
 
     def run_of_model(self, model_name: str, version: str) -> str:
         """The id of the run that trained a registered model.
@@ -222,8 +246,14 @@ class Tracking:
         return str(self._model_version(model_name, version).run_id)
 
     def run_weights(self, run_id: str) -> Path | None:
-        """The weights that a run made, on this machine; None if it made none or they are gone."""
-        return self._download(f"{self.client.get_run(run_id).info.artifact_uri}/{WEIGHTS_FOLDER}/{WEIGHTS_FILE}")
+        """The weights that a run made, on this machine; None if it made none or they are gone or damaged."""
+        path = self._download(f"{self.client.get_run(run_id).info.artifact_uri}/{WEIGHTS_FOLDER}/{WEIGHTS_FILE}")
+        return path if path is not None and self._is_intact(path, run_id) else None
+
+    def _is_intact(self, weights: Path, run_id: str) -> bool:
+        """Whether weights are those that a run made; of those without a recorded hash, empty ones are damaged."""
+        recorded = self.client.get_run(run_id).data.tags.get(WEIGHTS_TAG)
+        return weights.stat().st_size > 0 if recorded is None else file_sha256(weights) == recorded
 
     def runs_of_dataset(self, dataset_id: str) -> list[dict[str, Any]]:
         """What ``run_lineage`` says of each run on a dataset, newest first."""
@@ -240,7 +270,7 @@ class Tracking:
         try:
             run = self.client.get_run(run_id)
         except MlflowException:
-            raise UserError(f"there is no MLflow run {run_id} at {self.uri}") from None
+            raise UserError(f"there is no MLflow run {run_id} at {self.address}") from None
         return self._describe(run)
 
     def _describe(self, run: "Run") -> dict[str, Any]:
@@ -268,7 +298,7 @@ class Tracking:
         try:
             return self.client.get_model_version(name, version)
         except MlflowException:
-            raise UserError(f"the model registry at {self.uri} has no version {version} of {name}") from None
+            raise UserError(f"the model registry at {self.address} has no version {version} of {name}") from None
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

@@ -16,7 +16,7 @@ from al_dagster.training.dataset import ExportedDataset
 from al_dagster.training.evaluate import choose_split
 from al_dagster.training.models import check_model, model_argument
 from al_dagster.training.staging import stage
-from al_dagster.training.tracking import FINGERPRINT_TAG, WEIGHTS_FOLDER, Tracking
+from al_dagster.training.tracking import FINGERPRINT_TAG, Tracking
 from al_dagster.yolo.process import require_train_extra, run_worker
 
 CODE_VERSION = "1"
@@ -167,7 +167,7 @@ def _train(
         finally:
             _log_if_there(tracking, run_id, scratch / "train.log")
         _log_if_there(tracking, run_id, Path(result["results"]))
-        tracking.log_file(run_id, Path(result["weights"]), WEIGHTS_FOLDER)
+        tracking.log_weights(run_id, Path(result["weights"]))
         tracking.end_run(run_id)
     except BaseException as error:
         tracking.end_run(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")

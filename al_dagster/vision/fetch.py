@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.files import move_whole
 from al_dagster.core.settings import load_settings
 from al_dagster.vision.catalog import ModelCard, get_card
 from al_dagster.vision.hub import download, list_repository
@@ -221,7 +222,7 @@ def _place(card: ModelCard, root: Path, stage: Path) -> Fetched:
     place, old = root / card.name, _old(root, card.name)
     if place.exists():
         place.rename(old)
-    stage.rename(place)
+    move_whole(stage, place)
     shutil.rmtree(old, ignore_errors=True)
     weights = find(card.name, root)
     logger.info("model installed", model=card.name, revision=weights.revision, commit=weights.commit)

@@ -11,7 +11,7 @@ import structlog
 from numpy.typing import NDArray
 
 from al_dagster.core.errors import UserError
-from al_dagster.core.files import SYSTEM_FOLDERS
+from al_dagster.core.input_files import SYSTEM_FOLDERS
 from al_dagster.core.project import UNKNOWN
 from al_dagster.vision import group_weights, overlaps
 from al_dagster.vision.crops import NEUTRAL, crop_object, silhouette

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.files import move_whole
 from al_dagster.core.memory import is_out_of_memory
 from al_dagster.vision.weights import require_foundation_extra
 
@@ -78,7 +79,7 @@ def convert_pickles(folder: Path) -> None:
     except SafetensorError as error:
         raise _error_of_the_system(error) from None
     shutil.copymode(pickles[0], partial)
-    partial.rename(folder / CONVERTED)
+    move_whole(partial, folder / CONVERTED)
     for path in (*pickles, *folder.glob(f"{SHARDS}*.index.json")):
         path.unlink()
 

@@ -1,16 +1,13 @@
 """Room on the disk for models: asked for before one is fetched, and said in one sentence where it runs out."""
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from al_dagster.core.disk import NO_ROOM
 from al_dagster.core.errors import UserError
 from al_dagster.vision.weights import MB
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when the disk is full, the user's share of it is used up, or it takes no file so large."""
 
 
 def check_room(folder: Path, needed: int) -> None:

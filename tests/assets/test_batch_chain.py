@@ -1,5 +1,6 @@
 import io
 import os
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -232,6 +233,32 @@ def test_a_check_fails_when_what_is_stored_is_damaged(bench, labelled):
     assert not evaluation.passed
     assert evaluation.metadata["wrong"].value == 1
     assert evaluation.metadata["first_wrong"].value == masks["object_id"][0].as_py()
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut off", "flipped"])
+def test_damaged_tables_and_masks_are_made_anew_by_labelling_again(bench, labelled, spoil, damage):
+    key, _ = labelled
+    before = {asset: bench.lake.read(asset, key) for asset in CHAIN if asset != "objects"}
+    objects, files = bench.objects(), sorted(bench.home.settings.masks_dir.rglob("*.png"))
+    good = [path.read_bytes() for path in files]
+    for path in [*files[:2], *(Path(bench.lake.path(asset, key)) for asset in CHAIN)]:
+        spoil(path, damage)
+    assert bench.run(key, checks=True).success
+    assert all(bench.lake.read(asset, key).equals(table) for asset, table in before.items())
+    assert bench.lake.read("objects", key).num_rows == len(objects)
+    assert {name: row["embedding_version"] for name, row in bench.objects().items()} == {
+        name: row["embedding_version"] for name, row in objects.items()
+    }
+    assert [path.read_bytes() for path in files] == good
+
+
+def test_a_stage_whose_input_is_damaged_says_which_command_makes_it_anew(bench, labelled, spoil):
+    key, _ = labelled
+    spoil(Path(bench.lake.path("frames", key)), "cut off")
+    result = bench.run(key, only=["detections"], raise_on_error=False)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = str(failure.step_failure_data.error.to_string())
+    assert "is damaged; `al ingest --project shapes --again` makes it anew" in said
 
 
 def test_an_unknown_class_fails_the_run_with_its_sentence(bench):

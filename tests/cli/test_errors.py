@@ -1,12 +1,16 @@
 """Whatever a user can get wrong is one sentence and exit status 2; whatever else goes wrong is one line and 1."""
 
 import importlib.util
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
+
+from al_dagster.core import disk
 
 
 def _is_one_line(said: Any) -> bool:
@@ -132,6 +136,34 @@ def test_a_home_that_cannot_be_written_is_one_sentence(here: Callable, place: An
     said = here("ingest", place.images, "-p", "x", "-c", "person", home=tmp_path / "file" / "home")
     assert (said.status, _is_one_line(said)) == (2, True)
     assert "AL_HOME" in said.err
+
+
+def test_a_full_disk_is_called_so(here: Callable, place: Any, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(place.home, tmp_path / "copy"))
+
+    def fill(connection: Any, record: Any) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", fill)
+    try:
+        (first, *_) = here("objects", "list", "--json", home=home).json
+        said = here("objects", "validate", first["object_id"], "--by", "x" * 60_000, home=home)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "connect", fill)
+    assert (said.status, _is_one_line(said)) == (2, True), said
+    assert f"the disk is full: that of {home}" in said.err
+
+
+def test_without_room_no_run_is_begun(
+    here: Callable, place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path(shutil.copytree(place.home, tmp_path / "copy"))
+    monkeypatch.setattr(disk, "MIN_FREE_BYTES", 10**18)
+    for command in (("ingest", "-p", "shapes", "--again"), ("sync", "--reconcile")):
+        said = here(*command, home=home)
+        assert (said.status, _is_one_line(said)) == (2, True), said
+        assert "the disk is full" in said.err
 
 
 def test_a_wrong_setting_is_one_sentence(here: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,75 +1,74 @@
+"""Files that are whole."""
+
 import os
-import tempfile
+import stat
 from pathlib import Path
 
 import pytest
 
-from al_dagster.core.errors import UserError
-from al_dagster.core.files import MAX_TEXT_BYTES, open_regular, plain_path, read_text_file
-from al_dagster.core.settings import Settings
+from al_dagster.core.files import move_whole, write_whole
 
 
-def refusal(path: Path, max_bytes: int = 100) -> str:
-    with pytest.raises(UserError) as refused, open_regular(path, max_bytes=max_bytes):
-        pass
-    return str(refused.value)
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "some" / "folder" / "a.txt"
+    write_whole(path, b"first")
+    write_whole(path, lambda file: file.write(b"second"))
+    assert path.read_bytes() == b"second"
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_regular_file_and_a_link_to_one_are_opened(tmp_path):
-    (tmp_path / "a.txt").write_bytes(b"text")
-    (tmp_path / "link").symlink_to("a.txt")
-    for name in ("a.txt", "link"):
-        with open_regular(tmp_path / name, max_bytes=4) as file:
-            assert file.read() == b"text"
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a.txt"
+    write_whole(path, b"first")
+
+    def half(file) -> None:
+        file.write(b"sec")
+        raise RuntimeError("cut off")
+
+    with pytest.raises(RuntimeError, match="cut off"):
+        write_whole(path, half)
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "endless").symlink_to("/dev/zero")
-    for name in ("pipe", "endless", "."):
-        assert refusal(tmp_path / name) == "is not a regular file"
+def test_the_longest_name_that_a_folder_takes_can_be_written(tmp_path):
+    write_whole(tmp_path / ("a" * 255), b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a" * 255]
 
 
-def test_a_file_that_is_too_large_is_refused(tmp_path):
-    with (tmp_path / "sparse").open("wb") as file:
-        file.truncate(5_000_000_000)
-    assert refusal(tmp_path / "sparse", 4_000_000) == "has 5,000 MB; the limit is 4"
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_file_has_the_permissions_that_the_umask_leaves_whatever_the_old_one_had(tmp_path, umask, mode):
+    (tmp_path / "a.txt").touch(0o640)
+    before = os.umask(umask)
+    try:
+        write_whole(tmp_path / "a.txt", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
 
 
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda path: path.write_bytes(b"\xff"), "is not UTF-8 text"),
-        (lambda path: path.mkdir(), "is not a regular file"),
-        (lambda path: os.mkfifo(path), "is not a regular file"),
-        (lambda path: path.symlink_to("nowhere"), "the table cannot be read: No such file or directory"),
-        (lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), MAX_TEXT_BYTES + 1), "has 67 MB; the limit"),
-    ],
-)
-def test_what_is_no_text_is_answered_with_one_sentence_that_names_it(tmp_path, make, reason):
-    path = tmp_path / "table.csv"
-    make(path)
-    with pytest.raises(UserError) as refused:
-        read_text_file(path, what="the table")
-    assert str(refused.value).startswith(f"{path}: {reason}")
+def test_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append(kind_of(number)), fsync(number))[1])
+    monkeypatch.setattr(Path, "replace", lambda path, to: (done.append("rename"), replace(path, to))[1])
+    write_whole(tmp_path / "a.txt", b"x")
+    assert done == ["file", "rename", "folder"]
 
 
-@pytest.mark.parametrize("name", ["plain", "with space", "[1] (2) #3 100%", "한글"])
-def test_a_path_that_libraries_can_take_is_left_as_it_is(tmp_path, name):
-    assert plain_path(tmp_path / name) == tmp_path / name
-    assert not (tmp_path / name).exists()
+def test_a_folder_is_moved_with_all_that_is_in_it_on_the_disk(tmp_path, monkeypatch):
+    staged = tmp_path / ".staged"
+    (staged / "inner").mkdir(parents=True)
+    (staged / "inner" / "a").write_text("a")
+    (staged / "b").hardlink_to(staged / "inner" / "a")
+    (staged / "gone").symlink_to("nowhere")
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.append(kind_of(number)), fsync(number))[1])
+    move_whole(staged, tmp_path / "place")
+    assert (tmp_path / "place" / "inner" / "a").read_text() == "a"
+    assert sorted(synced) == ["file", "folder", "folder", "folder"]
 
 
-@pytest.mark.parametrize("name", ["it's", "what?"])
-def test_a_path_that_libraries_trip_over_is_reached_by_a_link(tmp_path, name, monkeypatch):
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    link = plain_path(tmp_path / name)
-    assert not set("'?") & set(str(link))
-    assert link.resolve() == (tmp_path / name).resolve()
-    assert link.parent.stat().st_mode & 0o777 == 0o700
-    link.unlink()
-    link.symlink_to(tmp_path)
-    assert plain_path(tmp_path / name).readlink() == tmp_path / name
-    assert Settings(home=tmp_path / name).scratch_dir.parent == link.parent
-    assert len({plain_path(tmp_path / f"{place}?") for place in range(3)}) == 3
+def kind_of(descriptor: int) -> str:
+    return "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"

@@ -1,14 +1,16 @@
+import contextlib
 import threading
 import uuid
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from al_dagster.core.errors import UserError
+from al_dagster.core.errors import DamagedTableError, UserError
 from al_dagster.core.lake import Lake
 from al_dagster.core.schemas import LAKE_SCHEMAS, VECTOR_INDEX
 
@@ -51,6 +53,54 @@ def test_what_a_stage_stored_last_is_empty_before_the_first_time(lake):
     assert lake.previous(ASSET, "none").num_rows == 1
 
 
+@pytest.mark.parametrize("damage", ["emptied", "cut off", "flipped", "other magic"])
+def test_a_damaged_table_is_absent_for_its_stage_and_for_others_an_error_that_names_what_mends_it(
+    tmp_path, spoil, damage
+):
+    lake, key = Lake(str(tmp_path)), "my parts--20260101T000000-ab12"
+    lake.write(ASSET, key, table("obj_a"))
+    spoil(Path(lake.path(ASSET, key)), damage)
+    assert lake.previous(ASSET, key).equals(VECTOR_INDEX.empty_table())
+    with pytest.raises(DamagedTableError, match="is damaged; `al ingest --project my parts --again` makes it anew"):
+        lake.read(ASSET, key)
+    lake.write(ASSET, key, table("obj_b"))
+    assert lake.read(ASSET, key)["object_id"].to_pylist() == ["obj_b"]
+
+
+def test_no_flipped_bit_is_taken_for_what_was_stored(tmp_path):
+    lake = Lake(str(tmp_path))
+    stored = table(*(f"obj_{number}" for number in range(9))).replace_schema_metadata({"kept": "what was looked at"})
+    lake.write(ASSET, "a", stored)
+    path = Path(lake.path(ASSET, "a"))
+    content, good = path.read_bytes(), lake.read(ASSET, "a")
+    missed = []
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with contextlib.suppress(DamagedTableError):
+            if not lake.read(ASSET, "a").equals(good, check_metadata=True):
+                missed.append(place)
+    assert missed == []
+
+
+def test_a_table_without_the_columns_that_must_be_there_is_damaged(lake, root):
+    fs, _ = fsspec.core.url_to_fs(root)
+    lake.write(ASSET, "a", table("obj_a"))
+    with fs.open(lake.path(ASSET, "a"), "wb") as file:
+        pq.write_table(pa.table({"object_id": ["obj_a"]}), file)
+    assert lake.previous(ASSET, "a").num_rows == 0
+
+
+def test_every_reader_of_parquet_reads_the_tables(tmp_path):
+    import duckdb
+    import pandas as pd
+
+    lake = Lake(str(tmp_path))
+    lake.write(ASSET, "a", table("obj_a", "obj_b"))
+    path = lake.path(ASSET, "a")
+    assert duckdb.read_parquet(path).fetchall() == [("obj_a", "v1"), ("obj_b", "v1")]
+    assert pd.read_parquet(path)["object_id"].tolist() == pq.read_table(path)["object_id"].to_pylist()
+
+
 def test_writing_again_replaces_the_whole_partition_and_leaves_nothing_beside_it(lake, root):
     lake.write(ASSET, "a", table("obj_a", "obj_b"))
     lake.write(ASSET, "a", table("obj_c"))
@@ -60,8 +110,6 @@ def test_writing_again_replaces_the_whole_partition_and_leaves_nothing_beside_it
 
 
 def test_a_write_that_fails_leaves_the_old_table_and_nothing_beside_it(lake, root, monkeypatch):
-    import pyarrow.parquet as pq
-
     lake.write(ASSET, "a", table("obj_a"))
 
     def half_written(_: pa.Table, file, **__: object) -> None:
@@ -149,8 +197,6 @@ def test_a_table_of_an_older_version_gets_the_declared_columns_that_may_be_empty
     old = lake.read("detections", "a").drop_columns(["p_label", "p_box"])
     fs, _ = fsspec.core.url_to_fs(root)
     with fs.open(lake.path("detections", "a"), "wb") as file:
-        import pyarrow.parquet as pq
-
         pq.write_table(old.replace_schema_metadata({b"kept": b"yes"}), file)
     read = lake.read("detections", "a")
     assert read.schema.equals(DETECTIONS)

@@ -1,12 +1,16 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.schemas import VECTOR_INDEX
 from al_dagster.labelling.index import index_vectors, outbox_drained, sync_all
+from al_dagster.labelling.intake import take_folder
 from al_dagster.labelling.search import search_like
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.review import delete_objects
+from al_dagster.registry.outbox import pending_versions
+from al_dagster.registry.review import delete_objects, edit_object, validate_objects
 from al_dagster.vectors.chroma import ChromaStore
 
 
@@ -25,7 +29,7 @@ def test_every_object_of_the_batch_is_in_the_store_and_the_outbox_is_drained(cha
     result = indexed()
     assert set(result.table["object_id"].to_pylist()) == {row["object_id"] for row in list_objects(chain.registry)}
     assert (result.computed, result.reused) == (4, 0)
-    assert outbox_drained(chain.registry, chain.key, result.table.num_rows).passed
+    assert outbox_drained(chain.registry, chain.key, result.table).passed
 
 
 def test_indexing_again_pushes_nothing(indexed):
@@ -36,14 +40,14 @@ def test_indexing_again_pushes_nothing(indexed):
 
 
 def test_the_outbox_is_not_drained_before_indexing_nor_after_a_later_change(chain, indexed):
-    assert not outbox_drained(chain.registry, chain.key, 4).passed
-    indexed()
+    assert not outbox_drained(chain.registry, chain.key, VECTOR_INDEX.empty_table()).passed
+    result = indexed()
     delete_objects(chain.registry, [list_objects(chain.registry)[0]["object_id"]], "ann")
-    assert not outbox_drained(chain.registry, chain.key, 3).passed
+    assert not outbox_drained(chain.registry, chain.key, result.table).passed
 
 
 def test_an_object_that_the_store_lost_fails_the_rule(chain, indexed):
-    assert not outbox_drained(chain.registry, chain.key, indexed().table.num_rows - 1).passed
+    assert not outbox_drained(chain.registry, chain.key, indexed().table.slice(1)).passed
 
 
 def test_an_object_that_a_person_deleted_leaves_the_store_when_the_batch_is_indexed_again(chain, indexed):
@@ -52,7 +56,59 @@ def test_an_object_that_a_person_deleted_leaves_the_store_when_the_batch_is_inde
     delete_objects(chain.registry, [gone], "ann")
     result = indexed()
     assert gone not in result.table["object_id"].to_pylist()
-    assert outbox_drained(chain.registry, chain.key, result.table.num_rows).passed
+    assert outbox_drained(chain.registry, chain.key, result.table).passed
+
+
+def test_a_deletion_that_was_pushed_since_fails_nothing(chain, indexed, home):
+    result = indexed()
+    delete_objects(chain.registry, [list_objects(chain.registry)[0]["object_id"]], "ann")
+    sync_all(home.settings)
+    assert outbox_drained(chain.registry, chain.key, result.table).passed
+
+
+class Renamed:
+    """An embedder whose vectors are of another version."""
+
+    def __init__(self, embedder, version_id: str) -> None:
+        self._embedder, self.version_id, self.revision = embedder, version_id, version_id
+
+    def __getattr__(self, name: str):
+        return getattr(self._embedder, name)
+
+
+@pytest.mark.parametrize("touched", ["nobody", "validated", "moved", "deleted"])
+def test_after_the_embedder_was_changed_nothing_waits_of_either_version(chain, indexed, touched):
+    indexed()
+    one = list_objects(chain.registry)[0]["object_id"]
+    if touched == "validated":
+        validate_objects(chain.registry, [one], "ann")
+    elif touched == "moved":
+        edit_object(chain.registry, one, "ann", bbox=(2.0, 3.0, 20.0, 30.0))
+    elif touched == "deleted":
+        delete_objects(chain.registry, [one], "ann")
+    chain.models = replace(chain.models, embedder=Renamed(chain.models.embedder, "another"))
+    chain.up_to("objects")
+    result = indexed()
+    assert outbox_drained(chain.registry, chain.key, result.table).passed
+    assert pending_versions(chain.registry) == set()
+
+
+def test_what_waits_of_an_earlier_batch_is_drained_with_the_next(chain, home):
+    open_store = partial(ChromaStore, home.settings.chroma_dir)
+    chain.up_to("objects")
+    first, table = chain.key, index_vectors(chain.registry, open_store, chain.key).table
+    deleted, moved, *_ = (row["object_id"] for row in list_objects(chain.registry))
+    home.pictures(1, first=7)
+    chain.key = take_folder(chain.registry, home.path / "images", chain.project, batch_size=256)[-1]
+    chain.tables = {}
+    chain.models = replace(chain.models, embedder=Renamed(chain.models.embedder, "another"))
+    chain.up_to("objects")
+    delete_objects(chain.registry, [deleted], "ann")
+    edit_object(chain.registry, moved, "ann", bbox=(2.0, 3.0, 20.0, 30.0))
+    second = index_vectors(chain.registry, open_store, chain.key)
+    assert pending_versions(chain.registry) == set()
+    assert outbox_drained(chain.registry, chain.key, second.table).passed
+    assert outbox_drained(chain.registry, first, table).passed
 
 
 def test_what_waits_in_the_outbox_can_be_pushed_without_its_batch(chain, home):

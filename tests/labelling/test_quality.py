@@ -23,7 +23,7 @@ def test_a_sound_batch_passes_every_rule(labelled):
         quality.quarantined_share(labelled.last("sources")),
         quality.boxes_inside_image(detections, frames),
         quality.no_duplicate_boxes(detections),
-        quality.masks_inside_boxes(masks, detections, labelled.masks),
+        quality.masks_inside_boxes(masks, detections, frames, labelled.masks),
         quality.embeddings_well_formed(labelled.last("embeddings"), labelled.models.embedder.dimension),
     ]
     assert all(verdict.passed for verdict in verdicts), verdicts
@@ -35,7 +35,7 @@ def test_an_empty_batch_passes_every_rule(labelled):
     assert quality.quarantined_share(labelled.last("sources").slice(0, 0)).passed
     assert quality.boxes_inside_image(detections, frames).passed
     assert quality.no_duplicate_boxes(detections).passed
-    assert quality.masks_inside_boxes(masks, detections, labelled.masks).passed
+    assert quality.masks_inside_boxes(masks, detections, frames, labelled.masks).passed
     assert quality.embeddings_well_formed(labelled.last("embeddings").slice(0, 0), 4).passed
 
 
@@ -72,14 +72,16 @@ def test_the_same_box_of_another_label_or_another_frame_is_no_duplicate(labelled
 
 @pytest.mark.parametrize("side", range(4))
 def test_a_mask_one_pixel_outside_its_box_fails(labelled, side):
-    detections, masks = labelled.last("detections"), labelled.last("masks")
+    detections, masks, frames = (labelled.last(stage) for stage in ("detections", "masks", "frames"))
     x, y, w, h = (detections[column][0].as_py() for column in ("bbox_x", "bbox_y", "bbox_w", "bbox_h"))
     left, top, right, bottom = np.floor(x), np.floor(y), np.ceil(x + w), np.ceil(y + h)
     touched = [left, top, left, bottom, right, bottom, right, top]
     outside = [[left - 1, top], [left, top - 1], [right + 1, top], [left, bottom + 1]][side]
 
-    assert quality.masks_inside_boxes(planted(masks, "polygon", [touched]), detections, labelled.masks).passed
-    verdict = quality.masks_inside_boxes(planted(masks, "polygon", [touched + outside]), detections, labelled.masks)
+    assert quality.masks_inside_boxes(planted(masks, "polygon", [touched]), detections, frames, labelled.masks).passed
+    verdict = quality.masks_inside_boxes(
+        planted(masks, "polygon", [touched + outside]), detections, frames, labelled.masks
+    )
     assert (verdict.passed, verdict.figures["wrong"]) == (False, 1)
 
 
@@ -94,7 +96,7 @@ def test_a_mask_one_pixel_outside_its_box_fails(labelled, side):
 )
 def test_a_mask_that_leaves_its_box_is_empty_or_has_no_file_fails(labelled, column, value):
     masks = planted(labelled.last("masks"), column, value)
-    verdict = quality.masks_inside_boxes(masks, labelled.last("detections"), labelled.masks)
+    verdict = quality.masks_inside_boxes(masks, labelled.last("detections"), labelled.last("frames"), labelled.masks)
     assert (verdict.passed, verdict.figures["wrong"]) == (False, 1)
 
 

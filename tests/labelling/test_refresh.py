@@ -205,7 +205,7 @@ def test_a_stale_object_is_in_no_search_until_it_is_refreshed(chain, refresh, di
         assert first not in set(store.ids())
     result = index_vectors(chain.registry, open_store, chain.key)
     assert first not in result.table["object_id"].to_pylist()
-    assert outbox_drained(chain.registry, chain.key, result.table.num_rows).passed
+    assert outbox_drained(chain.registry, chain.key, result.table).passed
     refresh()
     sync_all(home.settings)
     assert first in found()
@@ -234,7 +234,7 @@ def test_labelling_again_by_another_revision_moves_the_vectors_and_search_never_
     chain.objects("again")
     result = index_vectors(chain.registry, open_store, chain.key)
     assert held() == [{kept}, everything - {kept}]
-    assert outbox_drained(chain.registry, chain.key, result.table.num_rows).passed
+    assert outbox_drained(chain.registry, chain.key, result.table).passed
     reconcile(chain.registry, open_store)
     assert held() == [{kept}, everything - {kept}]
     assert {hit["object_id"] for hit in search_like(home.settings, follows, top_k=9)} == everything - {kept, follows}

@@ -2,10 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from al_dagster.core.rle import decode
-from al_dagster.labelling.masks import RunMasks
+from al_dagster.labelling.masks import RunMasks, restore_masks
 from al_dagster.registry.masks import MaskStore
+from al_dagster.registry.objects import get_object
+from al_dagster.registry.review import validate_objects
 
 
 class Revised:
@@ -51,6 +54,36 @@ def test_a_mask_whose_file_is_lost_is_made_again_and_only_that_one(chain):
     assert (again.computed, again.reused) == (1, 3)
     assert again.table.equals(first)
     assert files_of(chain) == set(first["mask_path"].to_pylist())
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut off", "flipped", "other magic", "other size"])
+def test_a_mask_whose_file_is_damaged_is_made_again_and_only_that_one(chain, damage, spoil):
+    first = chain.up_to("mask_table").table
+    good = {path: (chain.masks.root / path).read_bytes() for path in files_of(chain)}
+    path = first["mask_path"][1].as_py()
+    if damage == "other size":
+        Pillow.new("1", (9, 9)).save(chain.masks.root / path)
+    else:
+        spoil(chain.masks.root / path, damage)
+    chain.masks = RunMasks(MaskStore(chain.masks.root))
+    again = chain.mask_table()
+    assert (again.computed, again.reused) == (1, 3)
+    assert again.table.equals(first)
+    assert {path: (chain.masks.root / path).read_bytes() for path in files_of(chain)} == good
+
+
+def test_a_damaged_mask_of_a_validated_object_is_restored_whatever_cuts_out_now(chain, spoil):
+    first = chain.up_to("objects")
+    ids = first.table["object_id"].to_pylist()
+    validate_objects(chain.registry, ids[:1], "ann")
+    path = get_object(chain.registry, ids[0])["mask_path"]
+    good = (chain.masks.root / path).read_bytes()
+    spoil(chain.masks.root / path, "cut off")
+    chain.models = replace(chain.models, segmenter=Revised(chain.models.segmenter, "next"))
+    restore_masks(chain.registry, chain.masks, chain.last("frames"))
+    chain.up_to("objects")
+    assert get_object(chain.registry, ids[0])["mask_path"] == path
+    assert (chain.masks.root / path).read_bytes() == good
 
 
 def test_another_revision_of_the_segmenter_makes_new_files_and_leaves_the_old(chain):

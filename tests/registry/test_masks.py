@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.rle import encode
 from al_dagster.registry.masks import MaskStore
 
 FRAME, ID, PRINT = "frm_xy34klmnopqr", "obj_ab12cdefghij", "0123456789abcdef"
@@ -86,6 +87,36 @@ def test_a_mask_that_cannot_be_read_is_a_clear_error(store):
     (store.root / "broken.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(UserError, match="the mask cannot be read"):
         store.read("broken.png")
+
+
+def test_no_flipped_bit_and_no_cut_goes_unnoticed_and_all_are_written_anew(store):
+    mask = np.eye(9, dtype=bool)
+    relative = store.write(FRAME, ID, PRINT, mask)
+    path = store.root / relative
+    good = path.read_bytes()
+    flipped = [good[:i] + bytes([good[i] ^ 1 << i % 8]) + good[i + 1 :] for i in range(len(good))]
+    for spoiled in [*flipped, *(good[:length] for length in range(len(good))), good + b"x", b"GIF89a"]:
+        path.write_bytes(spoiled)
+        assert not store.is_intact(relative, (9, 9))
+        with pytest.raises(UserError, match="the mask cannot be read"):
+            store.read(relative)
+        store.write(FRAME, ID, PRINT, mask)
+        assert path.read_bytes() == good
+
+
+def test_a_mask_of_another_size_is_written_anew(store):
+    relative = store.write(FRAME, ID, PRINT, np.eye(8, dtype=bool))
+    store.write(FRAME, ID, PRINT, np.eye(9, dtype=bool))
+    assert store.read(relative).shape == (9, 9)
+
+
+def test_a_damaged_mask_is_restored_from_its_run_lengths(store):
+    relative = store.write(FRAME, ID, PRINT, np.eye(9, dtype=bool))
+    rle = encode(np.eye(9, dtype=bool), 0, 0, 9, 9)
+    assert not store.restore(relative, rle, (9, 9))
+    (store.root / relative).write_bytes(b"")
+    assert store.restore(relative, rle, (9, 9))
+    np.testing.assert_array_equal(store.read(relative), np.eye(9, dtype=bool))
 
 
 def test_a_path_that_leaves_the_store_is_refused(store, tmp_path):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from sqlalchemy import func, insert, select, update
 
+from al_dagster.core import disk
+from al_dagster.core.disk import DiskFullError
 from al_dagster.registry.embedding_versions import ensure_version
 from al_dagster.registry.outbox import outbox_counts, reconcile, sync_embeddings
 from al_dagster.registry.tables import EmbeddingOutbox, Object, Source
@@ -114,18 +116,30 @@ def test_syncing_again_does_nothing(registry, store):
     assert store.count() == 3
 
 
+def test_on_a_full_disk_no_change_counts_as_refused(registry, store, monkeypatch):
+    names = add_objects(registry, 5)
+    queue(registry, names, vectors(5))
+    monkeypatch.setattr(disk, "MIN_FREE_BYTES", 10**18)
+    for _ in range(4):
+        with pytest.raises(DiskFullError):
+            sync_embeddings(registry, store)
+    assert outbox_counts(registry) == {"pending": 5, "synced": 0, "failed": 0}
+    assert rows_of(registry, names[0])[0].retry_count == 0
+    monkeypatch.undo()
+    assert sync_embeddings(registry, store).synced == 5
+
+
 def test_an_empty_outbox_is_synced_at_once(registry, store):
     assert sync_embeddings(registry, store).synced == 0
     assert outbox_counts(registry) == {"pending": 0, "synced": 0, "failed": 0}
 
 
-def test_only_the_asked_batch_is_synced(registry, store):
+def test_the_rows_of_a_batch_are_counted_by_themselves(registry, store):
     first = add_objects(registry, 3, "parts--1", "one")
     second = add_objects(registry, 2, "parts--2", "two")
-    queue(registry, [*first, *second], vectors(5))
-    report = sync_embeddings(registry, store, batch_key="parts--2")
-    assert (report.synced, report.pending) == (2, 0)
-    assert sorted(store.ids()) == second
+    queue(registry, second, vectors(2))
+    assert sync_embeddings(registry, store).synced == 2
+    queue(registry, first, vectors(3))
     assert outbox_counts(registry)["pending"] == 3
     assert outbox_counts(registry, batch_key="parts--2") == {"pending": 0, "synced": 2, "failed": 0}
 

@@ -218,13 +218,13 @@ def test_a_registered_batch_is_found_after_its_embeddings_are_synced(registry, s
     ]
     batch = {"project_id": "parts", "batch_key": "parts--1", "run_id": "run-1", "frame_ids": ["frm_1"]}
     register_batch(registry, objects=labels, **batch)
-    assert sync_embeddings(registry, store, batch_key="parts--1").synced == 20
+    assert sync_embeddings(registry, store).synced == 20
     (hit,) = search_vectors(registry, store, vectors[15], top_k=1)
     assert (hit.object["object_id"], hit.object["category"]) == (name(15), "bolt")
     nuts = search_object(registry, store, name(15), top_k=20, category="nut", project="parts", min_confidence=0.55)
     assert {found.object["object_id"] for found in nuts} == {name(i) for i in range(5, 12)}
     register_batch(registry, objects=labels[:10], **batch)
-    assert sync_embeddings(registry, store, batch_key="parts--1").synced == 10
+    assert sync_embeddings(registry, store).synced == 10
     assert sorted(store.ids()) == [name(i) for i in range(10)]
 
 

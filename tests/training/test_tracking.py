@@ -10,6 +10,18 @@ from al_dagster.training.dataset import ExportedDataset
 from al_dagster.training.tracking import FINGERPRINT_TAG, Tracking
 
 
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://ann:se:cret@host:5000/x", "http://ann:***@host:5000/x"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
+    ],
+)
+def test_a_password_in_the_address_is_not_shown(uri: str, shown: str, tmp_path: Path) -> None:
+    assert Tracking(uri, tmp_path).address == shown
+
+
 def test_two_processes_may_open_a_new_database_at_once(
     store: "tuple[Tracking, subprocess.Popen[str]]",
 ) -> None:
@@ -58,6 +70,25 @@ def test_a_finished_run_without_readable_weights_is_not_used_again(
     assert tracking.register(run_id, "lost") == model
     tracking.weights_path(*model).unlink()
     with pytest.raises(UserError, match="weights of lost version 1 cannot be read"):
+        tracking.weights_path(*model)
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut off", "flipped"])
+def test_damaged_weights_are_not_used_again_and_the_error_says_what_trains_them(
+    make_export: Callable[..., ExportedDataset], tracking: Tracking, tmp_path: Path, spoil: Callable, damage: str
+) -> None:
+    name = f"spoilt {damage}"
+    dataset = make_export(tmp_path / "export", {"train": 1}, name=name)
+    run_id = tracking.start_run(dataset, params={}, tags={FINGERPRINT_TAG: name}, run_name=name)
+    (tmp_path / "best.pt").write_bytes(b"the weights of a model")
+    tracking.log_weights(run_id, tmp_path / "best.pt")
+    tracking.end_run(run_id)
+    model = tracking.register(run_id, name)
+    assert tracking.finished_run(name) == run_id
+    assert model in tracking.models()
+    spoil(tracking.weights_path(*model), damage)
+    assert tracking.finished_run(name) is None
+    with pytest.raises(UserError, match=f"or are damaged: `al train {name}` trains it again"):
         tracking.weights_path(*model)
 
 

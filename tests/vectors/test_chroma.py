@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from al_dagster.core import disk
+from al_dagster.core.disk import DiskFullError
 from al_dagster.core.errors import UserError
-from al_dagster.vectors.chroma import ChromaStore
+from al_dagster.vectors import chroma
+from al_dagster.vectors.chroma import ChromaError, ChromaStore, ChromaStuckError
 from al_dagster.vectors.protocols import VectorStore
 
 DIMENSION = 8
@@ -256,6 +260,87 @@ def test_a_writer_killed_at_work_leaves_an_index_with_all_that_it_had_confirmed(
         assert {f"o{i}" for i in range(confirmed)} <= set(store.ids())
         assert len(store.get([f"o{i}" for i in range(confirmed)])) == confirmed
         assert len(store.query(unit_vectors(1)[0], 10)) == 10
+
+
+def test_a_call_that_does_not_return_is_given_up_and_the_index_can_be_opened_again(tmp_path):
+    folder = tmp_path / "chroma"
+    store = ChromaStore(folder, "hog_v1", DIMENSION, call_timeout=3)
+    store.upsert(["a"], unit_vectors(1))
+    os.kill(store.process_id, signal.SIGSTOP)
+    with pytest.raises(ChromaStuckError, match="did not answer within 3 s and was given up"):
+        store.count()
+    store.close()
+    with FileLock(tmp_path / "chroma.lock", timeout=0):
+        pass
+    with ChromaStore(folder, "hog_v1", DIMENSION) as again:
+        assert list(again.ids()) == ["a"]
+
+
+def test_a_store_whose_process_was_killed_says_so_and_the_next_one_works(tmp_path):
+    folder = tmp_path / "chroma"
+    with ChromaStore(folder, "hog_v1", DIMENSION) as store:
+        store.upsert(["a"], unit_vectors(1))
+        os.kill(store.process_id, signal.SIGKILL)
+        with pytest.raises(ChromaError, match="its process ended with status -9"):
+            store.count()
+        with pytest.raises(ChromaError, match="is gone"):
+            store.count()
+    with ChromaStore(folder, "hog_v1", DIMENSION) as again:
+        assert list(again.ids()) == ["a"]
+
+
+def test_an_interrupted_call_does_not_give_its_answer_to_the_next(tmp_path):
+    folder = tmp_path / "chroma"
+    run_writer(folder, "a", 1.0)
+    code = (
+        WRITER
+        + """
+    import os, signal, threading
+    os.kill(store.process_id, signal.SIGSTOP)
+    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    try:
+        store.count()
+    except KeyboardInterrupt:
+        print("interrupted")
+with ChromaStore(Path(sys.argv[1]), "hog_v1", 8) as store:
+    print(sorted(store.ids()))
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder), "b", "0.5"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "interrupted\n['a', 'b']\n"
+
+
+def test_a_store_on_a_disk_without_room_is_neither_made_nor_written(tmp_path, monkeypatch):
+    with ChromaStore(tmp_path / "chroma", "hog_v1", DIMENSION) as store:
+        store.upsert(["a"], unit_vectors(1))
+        monkeypatch.setattr(disk, "MIN_FREE_BYTES", 10**18)
+        for write in (lambda: store.upsert(["b"], unit_vectors(1)), lambda: store.delete(["a"])):
+            with pytest.raises(DiskFullError, match="the disk is full"):
+                write()
+        assert list(store.ids()) == ["a"]
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        ChromaStore(tmp_path / "new", "hog_v1", DIMENSION)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_write_that_the_disk_refuses_is_a_full_disk_and_the_index_stands(tmp_path, monkeypatch):
+    folder = tmp_path / "chroma"
+    with ChromaStore(folder, "hog_v1", DIMENSION) as store:
+        store.upsert(["a"], unit_vectors(1))
+        # From now on its files cannot grow, as on a full disk.
+        resource.prlimit(store.process_id, resource.RLIMIT_FSIZE, (4096, 4096))
+        monkeypatch.setattr(chroma, "require_space", lambda path: None)
+        monkeypatch.setattr(disk, "MIN_FREE_BYTES", 10**18)
+        with pytest.raises(DiskFullError, match="the disk is full"):
+            store.upsert([f"o{i}" for i in range(2000)], unit_vectors(2000))
+        with pytest.raises(ChromaError, match="is gone"):
+            store.count()
+    monkeypatch.undo()
+    with ChromaStore(folder, "hog_v1", DIMENSION) as again:
+        again.upsert(["b"], unit_vectors(1))
+        assert {"a", "b"} <= set(again.ids())
 
 
 def test_threads_share_one_folder(tmp_path):
