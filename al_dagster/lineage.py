@@ -198,16 +198,11 @@ class _Tracer:
         ]
 
     def _described(self, record: DatasetRecord) -> Chain:
-        splits = self._session.execute(
-            select(DatasetObject.split, func.count())
-            .where(DatasetObject.dataset_id == record.dataset_id)
-            .group_by(DatasetObject.split)
-        )
         return {
             "name": record.name,
             "version": record.version,
             "content_hash": record.content_hash,
-            "objects_by_split": {row[0]: row[1] for row in splits},
+            "objects_by_split": record.objects_by_split,
             "export_path": record.export_path,
             "dagster_run_id": record.run_id,
         }

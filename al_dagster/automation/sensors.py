@@ -2,6 +2,7 @@
 
 import dagster as dg
 from dagster._core.storage.tags import PARTITION_NAME_TAG
+from pydantic import TypeAdapter, ValidationError
 
 from al_dagster.assets.partitions import batches, datasets, projects
 from al_dagster.automation.jobs import (
@@ -117,34 +118,51 @@ def dataset_sensor(context: dg.SensorEvaluationContext, registry: RegistryResour
     It compares states, not events: whatever changed, and however many ticks were missed, a definition with
     ``auto_build`` whose content differs from its newest version is requested for that content, and again if its run
     failed. While batches are being labelled it waits, so that a backlog makes one version and not one a batch.
+    The cursor holds what each would hold and the state of the registry that it follows from: nothing is selected
+    before that state changes.
     """
-    from al_dagster.datasets.build import unbuilt_content
     from al_dagster.datasets.definition import parse_definition
+    from al_dagster.datasets.unbuilt import Content, content_now, is_built
     from al_dagster.registry.datasets import list_definitions
 
     labelling = dg.RunsFilter(job_name=label_batch.name, statuses=UNFINISHED)
     if context.instance.get_run_ids(labelling, limit=1):
         return dg.SkipReason("waiting for the batches that are being labelled")
+    store = registry.open()
+    contents = TypeAdapter(dict[str, Content])
+    try:
+        known = contents.validate_json(context.cursor or "{}")
+    except ValidationError:  # a cursor of another version of the program
+        known = {}
+    current: dict[str, Content] = {}
     requests, problems = [], []
-    for name, values in list_definitions(registry.open()).items():
+    for name, values in list_definitions(store).items():
         try:
             definition = parse_definition(values, f"dataset {name}")
-            content = definition.auto_build and unbuilt_content(
-                registry.open(), definition, duplicate_distance=registry.duplicate_distance
+            if not definition.auto_build:
+                continue
+            found = content_now(
+                store, definition, duplicate_distance=registry.duplicate_distance, known=known.get(name)
             )
         except UserError as error:
             problems.append(str(error))
             continue
-        if content:
+        current[name] = found
+        content = found.content_hash
+        if content is None:
+            problems.append(str(found.problem))
+            continue
+        if not is_built(store, name, content):
             job = build_and_train if definition.auto_train else build_dataset
             # Labels may change back: what was built since tells this request from an earlier one for the same content.
             built = dg.RunsFilter(tags={PARTITION_NAME_TAG: name}, statuses=[dg.DagsterRunStatus.SUCCESS])
             run_key = f"{name}:{content}:{context.instance.get_runs_count(built)}"
             requests.append(dg.RunRequest(run_key=run_key, partition_key=name, job_name=job.name))
-        elif definition.auto_build:
+        else:
             # A run that failed after its dataset was frozen has still to export it and to train.
             failed = failed_request(context.instance, name, [build_dataset.name, build_and_train.name])
             requests += [failed] if failed else []
+    context.update_cursor(contents.dump_json(current).decode())
     requests = due(context.instance, requests)
     if not requests:
         return dg.SkipReason("; ".join(["every dataset is up to date", *problems]))

@@ -22,14 +22,14 @@ from al_dagster.core.rle import encode
 from al_dagster.core.schemas import DATASET
 from al_dagster.datasets.choice import NEAR_DUPLICATE, NEIGHBOUR, Choice, choose
 from al_dagster.datasets.content import table_hash
-from al_dagster.datasets.definition import DatasetDefinition
+from al_dagster.datasets.definition import DatasetDefinition, UnsatisfiedDefinitionError
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.report import EXAMPLES, BuildReport, HeldOut, LeftOut, report_of
 from al_dagster.datasets.selection import Pool, open_pool, read_polygons, read_pool
 from al_dagster.datasets.splits import SPLITS, Leak, hold_out, near_duplicate_leaks, split_codes
 from al_dagster.datasets.versions import store_version
 from al_dagster.registry.database import Registry
-from al_dagster.registry.datasets import freeze_dataset, get_dataset, list_datasets
+from al_dagster.registry.datasets import freeze_dataset
 from al_dagster.registry.masks import MaskStore
 from al_dagster.registry.projects import get_project
 
@@ -179,23 +179,6 @@ def build_dataset(
     return BuiltDataset(replace(dataset, version=record.version), report, record.created, written)
 
 
-def unbuilt_content(registry: Registry, definition: DatasetDefinition, *, duplicate_distance: int) -> str | None:
-    """The hash of what a build would hold now, or None if the version that was built last holds just that.
-
-    Args:
-        registry: where the objects and versions are.
-        definition: what to select and how to split.
-        duplicate_distance: as for ``build_dataset``.
-
-    Raises:
-        UserError: the project or a class is unknown, or nothing is selected.
-    """
-    with open_pool(registry, definition.project) as pool:
-        content = select_content(registry, pool, definition, duplicate_distance).content_hash
-    is_built = bool(list_datasets(registry, definition.name))
-    return None if is_built and get_dataset(registry, definition.name).content_hash == content else content
-
-
 def select_content(
     registry: Registry, connection: "duckdb.DuckDBPyConnection", definition: DatasetDefinition, duplicate_distance: int
 ) -> Selected:
@@ -271,7 +254,7 @@ def _classes(project: ProjectConfig, used: Sequence[str], definition: DatasetDef
     if wanted is None:
         return known
     if unknown := [name for name in wanted if name not in known]:
-        raise UserError(
+        raise UnsatisfiedDefinitionError(
             f"dataset {definition.name!r}: project {definition.project!r} has no class "
             f"{', '.join(map(repr, unknown))}; its classes are {', '.join(known)}"
         )

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from al_dagster.core.errors import UserError
 from al_dagster.core.geometry import MIN_SIDE
-from al_dagster.datasets.definition import DatasetDefinition
+from al_dagster.datasets.definition import DatasetDefinition, UnsatisfiedDefinitionError
 from al_dagster.datasets.report import EXAMPLES, LeftOut
 from al_dagster.datasets.selection import Pool
 
@@ -75,7 +74,8 @@ def choose(pool: Pool, definition: DatasetDefinition, classes: Sequence[str]) ->
         classes: the classes of the dataset.
 
     Raises:
-        UserError: no object goes in; the sentence says what each filter left, or why the frames stay out.
+        UnsatisfiedDefinitionError: no object goes in; the sentence says what each filter left, or why the frames stay
+            out.
     """
     rule, frames, rows = definition.filter, pool.frames, pool.objects
     frame_of = _positions(rows["frame_id"], frames["frame_id"])
@@ -135,7 +135,7 @@ def choose(pool: Pool, definition: DatasetDefinition, classes: Sequence[str]) ->
     counted = tuple(item for item in left_out if item.count)
     if not len(chosen):
         counts = [int(flags.sum()) for flags in (of_class, of_class & is_sure, of_class & is_sure & in_state)]
-        raise UserError(_nothing(definition, [rows.num_rows, *counts], counted))
+        raise UnsatisfiedDefinitionError(_nothing(definition, [rows.num_rows, *counts], counted))
     raw = of_class & ~is_validated & _flags(pc.is_null(rows["calibrated_confidence"])) & (rule.min_confidence > 0)
     return Choice(
         frames=np.flatnonzero(~stays_out),

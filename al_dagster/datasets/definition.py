@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from al_dagster.core.errors import UserError
 from al_dagster.core.project import ProjectName, load_yaml, parse_model
 from al_dagster.training.config import TrainingConfig
 
@@ -35,6 +36,10 @@ def _valid_name(name: str) -> str:
 
 DatasetName = Annotated[str, AfterValidator(_valid_name)]
 """Names a dataset: a folder of the exports and a Dagster partition."""
+
+
+class UnsatisfiedDefinitionError(UserError):
+    """What a project has does not give the dataset that is asked for, until the project or the definition changes."""
 
 
 class ObjectFilter(BaseModel):

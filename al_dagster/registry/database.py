@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 import orjson
 import structlog
@@ -21,6 +22,16 @@ from al_dagster.registry.migrations import HEAD
 
 BUSY_TIMEOUT_MS = 30_000
 MIGRATIONS = Path(__file__).parent / "migrations"
+
+BESIDE_DATASETS = frozenset(
+    {"batches", "conflicts", "content_state", "dataset_definitions", "dataset_objects", "datasets", "embedding_outbox"}
+)
+"""Tables that say nothing of what a dataset would hold now; a change of any other renames the state."""
+
+_RENAME_STATE = text(
+    "INSERT INTO content_state (state_id, state) VALUES (1, :state) "
+    "ON CONFLICT (state_id) DO UPDATE SET state = excluded.state"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -43,9 +54,29 @@ class Registry:
         """A write transaction: committed at the end of the block, rolled back if the block raises.
 
         On SQLite it takes the write lock at once, waiting up to 30 s for another writer, so keep the block short.
+        Whatever is written to other tables than ``BESIDE_DATASETS`` renames the state that ``content_state`` gives.
         """
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            connection = session.connection()
+            changes: list[str] = []
+
+            def note(conn: Connection, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+                if not changes and _may_change_datasets(statement, context):
+                    changes.append(statement)
+
+            event.listen(connection, "before_cursor_execute", note)
             yield session
+            session.flush()
+            if changes:
+                connection.execute(_RENAME_STATE, {"state": uuid4().hex})
+
+    def content_state(self) -> str:
+        """A name for the state of all that datasets are made of, which no other state has or will have.
+
+        What is read after it was asked for may be newer than the state, never older.
+        """
+        with self.reader() as session:
+            return session.scalar(text("SELECT state FROM content_state")) or ""
 
     @contextmanager
     def reader(self) -> Iterator[Session]:
@@ -162,6 +193,15 @@ def _prepare_connection(connection: sqlite3.Connection, record: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
+def _may_change_datasets(statement: str, context: Any) -> bool:
+    """Whether a statement writes to a table that is not beside the datasets; what cannot be told may."""
+    if statement.lstrip()[:6].upper() == "SELECT":
+        return False
+    compiled = getattr(context, "compiled", None)
+    table = getattr(getattr(compiled, "statement", None), "table", None)
+    return getattr(table, "name", None) not in BESIDE_DATASETS
+
+
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin_mode', 'DEFERRED')}")
 
@@ -197,4 +237,5 @@ def _migrate(engine: Engine) -> None:
     with engine.execution_options(begin_mode="IMMEDIATE").begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        connection.execute(_RENAME_STATE, {"state": uuid4().hex})
     log.info("registry migrated", path=engine.url.database, from_revision=found, to_revision=HEAD)

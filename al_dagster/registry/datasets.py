@@ -33,6 +33,7 @@ class DatasetRecord:
         version: ``1.0``, ``1.1``, … in the order in which the contents of a name were frozen.
         content_hash: hash of the selection; the same content of a name is the same dataset.
         object_count: number of objects.
+        objects_by_split: number of objects of each split that has some.
         definition: the definition as it was when the dataset was frozen.
         category_mapping: class names to class ids of the export, or None.
         run_id: run that froze it, or None.
@@ -47,6 +48,7 @@ class DatasetRecord:
     version: str
     content_hash: str
     object_count: int
+    objects_by_split: dict[str, int]
     definition: dict[str, Any]
     category_mapping: dict[str, int] | None
     run_id: str | None
@@ -107,6 +109,7 @@ def freeze_dataset(
             },
             category_mapping=None if category_mapping is None else dict(category_mapping),
             object_count=len(assignments),
+            objects_by_split=dict(sorted(Counter(split for _, split in assignments).items())),
             content_hash=content_hash,
             run_id=run_id,
         )
@@ -255,6 +258,7 @@ def _record(row: Dataset, *, created: bool = False) -> DatasetRecord:
         version=row.version,
         content_hash=row.content_hash or "",
         object_count=row.object_count,
+        objects_by_split=row.objects_by_split or {},
         definition=(row.filter_config or {}).get("definition", {}),
         category_mapping=row.category_mapping,
         run_id=row.run_id,

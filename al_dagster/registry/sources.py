@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from al_dagster.core.errors import UserError
 from al_dagster.registry.base import bulk_insert, chunked
 from al_dagster.registry.database import Registry
-from al_dagster.registry.grouping import GroupIndex
+from al_dagster.registry.grouping import Standing, find_standing, join_groups
 from al_dagster.registry.source_groups import group_batch
 from al_dagster.registry.tables import Batch, BatchFile, Frame, Source
 
@@ -55,13 +55,16 @@ def register_sources(
         UserError: there is no such batch, or the project's table of groups cannot be read.
         ValueError: a row's file is not in the batch.
     """
+    hashes = [row["perceptual_hash"] for row in rows if row["status"] == "ready" and row["perceptual_hash"]]
+    with registry.reader() as session:
+        near = find_standing(session, hashes, duplicate_distance)
     with registry.session() as session:
         batch = session.get(Batch, batch_key)
         if batch is None:
             raise UserError(f"there is no batch {batch_key!r}; `al status` lists the batches")
         _require_in_batch(session, batch_key, rows)
         final = _mark_duplicates(rows, _ready_elsewhere(session, batch, rows))
-        _register(session, [row for row in final if row["status"] != "quarantined"], duplicate_distance)
+        _register(session, [row for row in final if row["status"] != "quarantined"], near, duplicate_distance)
         for row in final:
             values = {"status": row["status"], "reason": row["reason"]}
             if row["status"] != "quarantined":
@@ -186,7 +189,7 @@ def _mark_duplicates(rows: Sequence[Mapping[str, Any]], known: Mapping[str, str]
     return final
 
 
-def _register(session: Session, rows: Sequence[Mapping[str, Any]], duplicate_distance: int) -> None:
+def _register(session: Session, rows: Sequence[Mapping[str, Any]], near: Standing, duplicate_distance: int) -> None:
     standing: set[str] = set()
     for chunk in chunked([row["source_id"] for row in rows]):
         standing.update(session.scalars(select(Source.source_id).where(Source.source_id.in_(chunk))))
@@ -194,7 +197,8 @@ def _register(session: Session, rows: Sequence[Mapping[str, Any]], duplicate_dis
         if row["source_id"] in standing:
             _fill(session, row)
     new = [row for row in rows if row["status"] == "ready" and row["source_id"] not in standing]
-    groups = _group_keys(session, new, duplicate_distance)
+    hashes = [(row["source_id"], row["perceptual_hash"]) for row in new]
+    groups = join_groups(session, hashes, near, duplicate_distance)
     bulk_insert(session, Source, [_source_columns(row, group) for row, group in zip(new, groups, strict=True)])
 
 
@@ -213,21 +217,3 @@ def _source_columns(row: Mapping[str, Any], group_key: str) -> dict[str, Any]:
         "metadata": json.loads(row["metadata"]) if row["metadata"] else None,
         "group_key": group_key,
     }
-
-
-def _group_keys(session: Session, new: Sequence[Mapping[str, Any]], duplicate_distance: int) -> list[str]:
-    if not any(row["perceptual_hash"] for row in new):
-        return [row["source_id"] for row in new]
-    known = session.execute(
-        select(Source.perceptual_hash, Source.group_key)
-        .where(Source.perceptual_hash.is_not(None))
-        .order_by(Source.created_at, Source.source_id)
-    ).all()
-    index = GroupIndex([value for value, _ in known if value], [key for value, key in known if value])
-    groups: list[str] = []
-    for row in new:
-        near = index.nearest(row["perceptual_hash"], duplicate_distance) if row["perceptual_hash"] else None
-        groups.append(near or row["source_id"])
-        if row["perceptual_hash"]:
-            index.add(row["perceptual_hash"], groups[-1])
-    return groups

@@ -52,6 +52,26 @@ class Source(Base):
     created_at: Mapped[datetime] = utc_now()
 
 
+class PerceptualHash(Base):
+    """A perceptual hash and the cluster of the source that had it first; ids are in the order of registration."""
+
+    __tablename__ = "perceptual_hashes"
+
+    hash_id: Mapped[int] = mapped_column(primary_key=True)
+    perceptual_hash: Mapped[str]
+    group_key: Mapped[str]
+
+
+class HashBand(Base):
+    """A part of a perceptual hash, by which near-duplicates are found (``registry.grouping``)."""
+
+    __tablename__ = "hash_bands"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    band: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    hash_id: Mapped[int] = mapped_column(ForeignKey("perceptual_hashes.hash_id"), primary_key=True)
+
+
 class SourceGroup(Base):
     """The group that a source belongs to in a project: all of a group are in one split of a dataset.
 
@@ -145,13 +165,14 @@ class Object(Base):
         CheckConstraint("quality_score BETWEEN 0 AND 1", name="quality_score"),
         CheckConstraint("state IN ('active', 'superseded', 'deleted')", name="state"),
         Index(None, "created_at"),
+        Index("ix_objects_project_id_state_created_at", "project_id", "state", "created_at", "object_id"),
     )
 
     object_id: Mapped[str] = mapped_column(primary_key=True)
     source_id: Mapped[str] = mapped_column(ForeignKey("sources.source_id"), index=True)
     category_id: Mapped[int | None] = mapped_column(ForeignKey("categories.category_id"), index=True)
     frame_id: Mapped[str | None] = mapped_column(ForeignKey("frames.frame_id"), index=True)
-    project_id: Mapped[str | None] = mapped_column(index=True)
+    project_id: Mapped[str | None]
     bbox_x: Mapped[float]
     bbox_y: Mapped[float]
     bbox_w: Mapped[float]
@@ -251,6 +272,7 @@ class Dataset(Base):
     filter_config: Mapped[dict[str, Any] | None]
     category_mapping: Mapped[dict[str, Any] | None]
     object_count: Mapped[int] = mapped_column(server_default=text("0"))
+    objects_by_split: Mapped[dict[str, Any] | None]
     content_hash: Mapped[str | None]
     run_id: Mapped[str | None]
     export_path: Mapped[str | None]
@@ -279,6 +301,18 @@ class DatasetDefinition(Base):
     definition: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = utc_now()
     updated_at: Mapped[datetime] = utc_now()
+
+
+class ContentState(Base):
+    """One row that names the state of all that datasets are made of; ``registry.database`` renames it with each change.
+
+    The name is random, so that a registry that was restored or made anew never has the name of another state.
+    """
+
+    __tablename__ = "content_state"
+
+    state_id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str]
 
 
 class EmbeddingVersion(Base):

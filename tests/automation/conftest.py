@@ -1,7 +1,7 @@
 """The sensors on an ephemeral instance with the resources of a temporary home."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
@@ -14,16 +14,21 @@ from al_dagster.resources import build_resources
 
 @dataclass
 class Daemon:
-    """Evaluates sensors as the daemon does, and registers the partitions that they ask for."""
+    """Evaluates sensors as the daemon does, keeps their cursors and registers the partitions that they ask for."""
 
     home: Any
     instance: dg.DagsterInstance
+    cursors: dict[str, str | None] = field(default_factory=dict)
 
     def tick(self, sensor: dg.SensorDefinition) -> dg.SensorResult | dg.SkipReason:
         with dg.build_sensor_context(
-            instance=self.instance, definitions=defs, resources=build_resources(self.home.settings)
+            instance=self.instance,
+            definitions=defs,
+            resources=build_resources(self.home.settings),
+            cursor=self.cursors.get(sensor.name),
         ) as context:
             result = sensor(context)
+            self.cursors[sensor.name] = context.cursor
         if isinstance(result, dg.SensorResult):
             for request in result.dynamic_partitions_requests or []:
                 self.instance.add_dynamic_partitions(request.partitions_def_name, list(request.partition_keys))

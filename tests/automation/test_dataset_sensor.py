@@ -1,3 +1,7 @@
+import sqlite3
+import subprocess
+import sys
+
 import dagster as dg
 import pytest
 
@@ -7,7 +11,7 @@ from al_dagster.labelling.intake import take_folder
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.datasets import list_datasets, save_definition
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.review import edit_object
+from al_dagster.registry.review import edit_object, validate_objects
 
 
 @pytest.fixture
@@ -110,3 +114,56 @@ def test_a_definition_that_cannot_be_built_is_reported_and_the_others_go_on(daem
     label(daemon, registry)
     (request,) = daemon.tick(dataset_sensor).run_requests
     assert request.partition_key == "shapes"
+
+
+def test_a_cursor_that_another_version_left_does_not_stop_it(daemon, registry):
+    define(registry)
+    label(daemon, registry)
+    daemon.cursors[dataset_sensor.name] = '{"shapes": "f00d"}'
+    build(daemon)
+    assert skipped(daemon) == "every dataset is up to date"
+
+
+def test_a_dataset_that_selects_nothing_is_said_at_each_tick_until_something_does(daemon, registry):
+    define(registry, filter={"is_validated": True})
+    label(daemon, registry)
+    for _ in range(2):
+        assert "selects no object" in skipped(daemon)
+    validate_objects(registry, [found["object_id"] for found in list_objects(registry)], "ann")
+    build(daemon)
+    assert skipped(daemon) == "every dataset is up to date"
+
+
+def test_what_another_process_changed_is_built(daemon, registry):
+    define(registry)
+    label(daemon, registry)
+    build(daemon)
+    assert skipped(daemon) == "every dataset is up to date"
+    changed = list_objects(registry)[0]["object_id"]
+    code = "\n".join(
+        (
+            "from al_dagster.registry.database import open_registry",
+            "from al_dagster.registry.review import delete_objects",
+            f"with open_registry({registry.url!r}) as registry:",
+            f"    delete_objects(registry, [{changed!r}], 'ann')",
+        )
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    build(daemon)
+
+
+def test_a_tick_with_nothing_changed_selects_nothing(daemon, registry):
+    define(registry)
+    label(daemon, registry)
+    build(daemon)
+    assert skipped(daemon) == "every dataset is up to date"
+    # No door of the program: whoever selected now would see another label.
+    with sqlite3.connect(home_database(registry)) as connection:
+        connection.execute("UPDATE objects SET category_id = 3 - category_id")
+    assert skipped(daemon) == "every dataset is up to date"
+    edit_object(registry, list_objects(registry)[0]["object_id"], "ann", bbox=(2, 2, 30, 30))
+    build(daemon)
+
+
+def home_database(registry) -> str:
+    return registry.url.removeprefix("sqlite:///")

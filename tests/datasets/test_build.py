@@ -3,14 +3,13 @@ from typing import Any, cast
 
 import pytest
 
-from al_dagster.core.errors import UserError
-from al_dagster.datasets.build import BuiltDataset, unbuilt_content
+from al_dagster.datasets.build import BuiltDataset
 from al_dagster.datasets.definition import SplitRatios
 from al_dagster.datasets.leaks import find_leaks
 from al_dagster.datasets.splits import split_of
 from al_dagster.registry.datasets import dataset_objects, get_dataset
 from al_dagster.registry.objects import list_objects
-from al_dagster.registry.review import delete_objects, edit_object
+from al_dagster.registry.review import edit_object
 from al_dagster.registry.tables import Source, SourceTie
 
 
@@ -81,21 +80,6 @@ def test_the_same_content_is_the_same_version_and_new_content_a_new_one(lab: Any
     assert again.dataset.table.equals(first.dataset.table)
     assert (grown.created, grown.dataset.version) == (True, "1.1")
     assert grown.dataset.content_hash != first.dataset.content_hash
-
-
-def test_content_is_unbuilt_until_the_newest_version_holds_it(lab: Any):
-    def unbuilt() -> str | None:
-        return unbuilt_content(lab.registry, lab.definition(), duplicate_distance=lab.distance)
-
-    lab.fill(3)
-    waiting = unbuilt()
-    assert waiting == build(lab).dataset.content_hash
-    assert unbuilt() is None
-
-    delete_objects(lab.registry, [list_objects(lab.registry)[0]["object_id"]], "ann")
-    assert unbuilt() not in (None, waiting)
-    with pytest.raises(UserError, match="selects no object"):
-        unbuilt_content(lab.registry, lab.definition(filter={"is_validated": True}), duplicate_distance=6)
 
 
 def test_an_edited_box_makes_a_new_version(lab: Any):

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -17,10 +18,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.project import ProjectConfig
 from al_dagster.registry import tables
 from al_dagster.registry.database import MIGRATIONS, open_registry
+from al_dagster.registry.frame_labels import FrameOutcome, record_frames
 from al_dagster.registry.migrations import HEAD
+from al_dagster.registry.objects import object_query
+from al_dagster.registry.outbox import sync_embeddings
+from al_dagster.registry.projects import save_project
+from al_dagster.registry.review import delete_objects, edit_object, validate_objects
+from al_dagster.registry.source_groups import regroup
 from al_dagster.registry.tables import Category, Dataset, EmbeddingVersion, Frame, Object, Source, Track, TrackObject
+from al_dagster.vectors.chroma import ChromaStore
 
 
 def open_and_close(url: str) -> str:
@@ -239,3 +248,47 @@ def test_a_missing_value_in_a_json_column_is_null(registry, registry_url):
         add_object(session, polygon=None)
     with sqlite3.connect(Path(registry_url.removeprefix("sqlite:///"))) as connection:
         assert connection.execute("SELECT polygon IS NULL FROM objects").fetchone() == (1,)
+
+
+def test_labelling_again_with_the_same_labels_and_syncing_leave_the_state_of_the_content(
+    registry, register, label, frame, tmp_path
+):
+    first = registry.content_state()
+    labels = [label(frame, (1, 2, 30, 40), embedding=np.ones(4, dtype=np.float32), embedding_version="tiny_v1")]
+    register(*labels)
+    labelled = registry.content_state()
+    assert labelled != first
+    register(*labels)
+    with ChromaStore(tmp_path / "chroma", "tiny_v1", 4) as store:
+        sync_embeddings(registry, store)
+    assert registry.content_state() == labelled
+    for change in (
+        lambda: validate_objects(registry, [labels[0].object_id], "ann"),
+        lambda: edit_object(registry, labels[0].object_id, "ann", category="bolt"),
+        lambda: delete_objects(registry, [labels[0].object_id], "ann"),
+        lambda: record_frames(registry, "parts", "parts--1", {frame: FrameOutcome()}, None),
+        lambda: regroup(registry, "parts"),
+        lambda: save_project(registry, ProjectConfig(name="parts", classes=("bolt", "nut"))),
+        lambda: registry_text(registry, "UPDATE sources SET width = 1"),
+    ):
+        before = registry.content_state()
+        change()
+        assert registry.content_state() != before
+
+
+def registry_text(registry, statement: str) -> None:
+    with registry.session() as session:
+        session.execute(text(statement))
+
+
+def test_the_objects_of_a_project_are_listed_in_order_without_sorting(registry):
+    listed = (
+        object_query()
+        .where(Object.project_id == "parts", Object.state == "active")
+        .order_by(Object.created_at, Object.object_id)
+        .limit(20)
+    )
+    query = str(listed.compile(registry.engine, compile_kwargs={"literal_binds": True}))
+    with registry.reader() as session:
+        steps = [row.detail for row in session.execute(text(f"EXPLAIN QUERY PLAN {query}"))]
+    assert not [step for step in steps if "TEMP B-TREE" in step], steps

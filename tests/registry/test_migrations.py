@@ -1,5 +1,6 @@
 """Databases that an older version wrote."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from sqlalchemy import create_engine, text
 
 from al_dagster.registry import tables
 from al_dagster.registry.database import MIGRATIONS, open_registry
+from al_dagster.registry.datasets import list_datasets
+from al_dagster.registry.grouping import find_standing
 from al_dagster.registry.labelling import register_batch
 from al_dagster.registry.objects import get_object
 from al_dagster.registry.reviews import list_reviews
@@ -94,3 +97,44 @@ def test_labelling_again_leaves_the_old_human_work_as_it_was(old_url):
         before = [get_object(registry, name) for name in ("obj_seen", "obj_moved")]
         register_batch(registry, project_id="parts", batch_key="b", run_id="r", frame_ids=["frm_a"], objects=[])
         assert [get_object(registry, name) for name in ("obj_seen", "obj_moved")] == before
+
+
+def test_the_counts_of_old_datasets_are_those_of_their_rows(old_url):
+    engine = create_engine(old_url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO datasets (dataset_id, name) VALUES ('ds_a', 'a'), ('ds_b', 'b')"))
+        connection.execute(
+            text("INSERT INTO dataset_objects VALUES ('ds_a', 'obj_seen', 'val'), ('ds_a', 'obj_moved', 'train')")
+        )
+    engine.dispose()
+    with open_registry(old_url) as registry:
+        counts = {record.name: record.objects_by_split for record in list_datasets(registry)}
+    assert counts == {"a": {"train": 1, "val": 1}, "b": {}}
+
+
+def test_a_near_duplicate_joins_the_group_that_it_would_have_joined_before(tmp_path):
+    url = f"sqlite:///{tmp_path / 'registry.db'}"
+    known = [random.Random(place).getrandbits(256) for place in range(20)]
+    known += known[:5]  # the same picture in other files, which came later and are of groups of their own
+    engine = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        for place, value in enumerate(known):
+            connection.execute(
+                text(
+                    "INSERT INTO sources (source_id, source_type, group_key, perceptual_hash, created_at) "
+                    "VALUES (:id, 'image', :id, :hash, :at)"
+                ),
+                {"id": f"src_{place}", "hash": f"{value:064x}", "at": f"2026-01-01 00:00:{place:02d}.000"},
+            )
+    engine.dispose()
+    with open_registry(url) as registry, registry.reader() as session:
+        groups = session.execute(text("SELECT source_id, group_key FROM sources")).all()
+        assert all(source == group for source, group in groups)
+        wanted = [f"{value ^ 0b111 << place:064x}" for place, value in enumerate(known[:20])]
+        for distance in (6, 20):
+            nearest = find_standing(session, wanted, distance).nearest
+            assert [nearest[value].group_key for value in wanted] == [f"src_{place}" for place in range(20)]

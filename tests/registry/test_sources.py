@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from al_dagster.core import ids
 from al_dagster.core.errors import UserError
 from al_dagster.core.schemas import SOURCES
 from al_dagster.registry.batches import FileEntry, claim_files
-from al_dagster.registry.grouping import GroupIndex
+from al_dagster.registry.grouping import GroupIndex, Near, find_standing, join_groups
 from al_dagster.registry.paths import newest_path, seen_files
 from al_dagster.registry.sources import get_source, quarantined_files, register_frames, register_sources
 from al_dagster.registry.tables import BatchFile, Frame
@@ -208,9 +209,48 @@ def test_the_nearest_hash_is_found(known, added, wanted, distance):
         index.add(f"{value:064x}", str(i))
     reach = [((value ^ wanted).bit_count(), i) for i, value in enumerate(everything)]
     near = [(bits, i) for bits, i in reach if bits <= distance]
-    assert index.nearest(f"{wanted:064x}", distance) == (str(min(near)[1]) if near else None)
+    expected = Near(*min(near), str(min(near)[1])) if near else None
+    assert index.nearest(f"{wanted:064x}", distance) == expected
 
 
 def test_a_hash_of_another_length_is_refused():
     with pytest.raises(ValueError, match="64 hex characters"):
         GroupIndex(["ff"], ["a"])
+
+
+def all_pairs(hashes: list[int], distance: int) -> list[int]:
+    """The group of each hash as the place of its first member, each compared with all before it."""
+    groups: list[int] = []
+    for place, value in enumerate(hashes):
+        near = [((value ^ other).bit_count(), i) for i, other in enumerate(hashes[:place])]
+        bits, nearest = min(near, default=(257, place))
+        groups.append(groups[nearest] if bits <= distance else place)
+    return groups
+
+
+@pytest.mark.parametrize("distance", [0, 1, 6, 7, 8, 20])
+def test_groups_are_those_of_comparing_all_with_all_however_they_are_cut_into_batches(registry, batch, distance):
+    random = Random(distance)
+    hashes = [random.getrandbits(256) for _ in range(12)]
+    while len(hashes) < 150:
+        flipped = random.sample(range(256), random.randint(0, distance + 2))
+        hashes.append(random.choice(hashes) ^ sum(1 << bit for bit in flipped))
+    paths = [f"/in/{place}.jpg" for place in range(len(hashes))]
+    start = 0
+    while start < len(hashes):
+        stop = start + random.randint(1, 40)
+        rows = [row(path, path, value) for path, value in zip(paths[start:stop], hashes[start:stop], strict=True)]
+        register_sources(registry, batch(*paths[start:stop]), rows, distance)
+        start = stop
+    expected = all_pairs(hashes, distance)
+    assert [group(registry, path) for path in paths] == [group(registry, paths[first]) for first in expected]
+    assert len({group(registry, path) for path in paths}) == len(set(expected))
+
+
+def test_what_another_process_registered_since_it_was_looked_for_is_joined_too(registry, batch):
+    with registry.reader() as session:
+        near = find_standing(session, [f"{3:064x}"], 6)
+    register_sources(registry, batch("/in/a.jpg"), [row("/in/a.jpg", "a", 0)], 6)
+    with registry.session() as session:
+        groups = join_groups(session, [("src_new", f"{3:064x}"), ("src_none", None)], near, 6)
+    assert groups == [group(registry, "a"), "src_none"]

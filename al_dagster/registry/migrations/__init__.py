@@ -1,3 +1,3 @@
 """How the tables came to be: Alembic revisions, applied when a registry is opened."""
 
-HEAD = "0003"
+HEAD = "0004"
