@@ -105,6 +105,7 @@ def evaluation(
             "version": exported.version,
             "model": f"{model.model_name}/{model.model_version}",
             "mlflow_run_id": model.mlflow_run_id,
+            "weights": dg.MetadataValue.path(str(model.weights_path)),
             "split": found.split,
             "note": found.note or "none",
             "images": found.images,

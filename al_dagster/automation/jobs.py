@@ -46,6 +46,12 @@ train_model = dg.define_asset_job(
     description="Train a model on the exported dataset, unless the same inputs made it before, and evaluate it.",
 )
 
+evaluate_model = dg.define_asset_job(
+    "evaluate_model",
+    selection=["evaluation"],
+    description="Evaluate the model that stands of the exported dataset; nothing is trained.",
+)
+
 calibrate = dg.define_asset_job(
     "calibrate", selection=["calibration"], description="Calibrate the detectors of a project on its reviews."
 )
@@ -123,6 +129,7 @@ all_jobs: list[Job] = [
     build_and_train,
     train_version,
     train_model,
+    evaluate_model,
     refresh,
     reconcile_vectors,
 ]

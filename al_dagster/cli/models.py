@@ -36,12 +36,18 @@ def train(name: Version, as_json: Json = False) -> None:
 
 
 def evaluate(name: Version, as_json: Json = False) -> None:
-    """Evaluate the model of a dataset's newest version, or of the version that is named, on its test split."""
+    """Evaluate the model of a dataset on its test split; nothing is trained.
+
+    Taken is the version that was built last, or the one that is named, and the model trained on it with its present
+    parameters.
+    """
     from al_dagster.yolo.process import require_train_extra
 
     require_train_extra()
     version = _trained_version(name)
-    _print(run_version_job("train_model", version, ASSETS, as_json, title=f"evaluating the model of {name}"), as_json)
+    title = f"evaluating the model of {name}"
+    made = run_version_job("evaluate_model", version, ("evaluation",), as_json, title=title)
+    _print({**made, "trained_model": {"reused": True, "weights": made["evaluation"]["weights"]}}, as_json)
 
 
 def _trained_version(reference: str) -> tuple[str, str]:

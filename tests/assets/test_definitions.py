@@ -109,6 +109,7 @@ def test_the_checks_look_at_these_assets(graph):
         ("build_and_train", DATASET),
         ("train_version", ("dataset_export", "trained_model", "evaluation")),
         ("train_model", ("trained_model", "evaluation")),
+        ("evaluate_model", ("evaluation",)),
     ],
 )
 def test_the_jobs_materialize_these_assets(job, assets):

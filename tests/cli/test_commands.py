@@ -469,6 +469,13 @@ def test_a_model_is_trained_and_evaluated_and_says_how_good_it_is_and_where(
     assert chain["mlflow_run_id"] == trained.json["mlflow_run_id"]
     assert chain["dagster_run_id"] == trained.json["run_id"]
 
+    other = {**definition, "formats": ["yolo"], "training": {**training, "epochs": 500}}
+    (tmp_path / "few.yaml").write_text(json.dumps(other))
+    assert here("dataset", "create", tmp_path / "few.yaml", home=place.home).status == 0
+    refused = place.al("evaluate", "few")
+    assert (refused.status, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "has no model trained with its present parameters: `al train few` trains one" in refused.err
+
 
 def test_a_dataset_is_built_and_one_that_selects_nothing_is_one_sentence(here: Callable, place: Any) -> None:
     for name, more in (("sure", ["--min-confidence", "0.5"]), ("none", ["--validated"])):

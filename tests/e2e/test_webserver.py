@@ -129,12 +129,11 @@ def test_the_browser_shows_the_contact_sheet_of_the_labels(server, run, page):
     page.goto(f"{server.url}/assets/classifications?view=partitions&partition={partition}")
     page.get_by_text(partition, exact=True).first.wait_for()
     entry = page.get_by_role("row").filter(has_text="contact_sheet")
-    entry.wait_for()
-    keep_screenshot(page, "materialization")
-    entry.get_by_text("[Show Markdown]").click()
-    picture = page.locator('img[src^="/pictures/"]')
+    picture = entry.locator('img[src^="/pictures/"]')
     picture.wait_for()
+    keep_screenshot(page, "materialization")
     assert picture.evaluate("image => image.naturalWidth") > 100
+    picture.scroll_into_view_if_needed()
     keep_screenshot(page, "contact_sheet")
 
 
