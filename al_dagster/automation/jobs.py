@@ -40,12 +40,6 @@ build_and_train = dg.define_asset_job(
     description="Freeze and export a dataset, train a model on it and evaluate it.",
 )
 
-train_model = dg.define_asset_job(
-    "train_model",
-    selection=["trained_model", "evaluation"],
-    description="Train a model on the exported dataset, unless the same inputs made it before, and evaluate it.",
-)
-
 evaluate_model = dg.define_asset_job(
     "evaluate_model",
     selection=["evaluation"],
@@ -128,7 +122,6 @@ all_jobs: list[Job] = [
     export_version,
     build_and_train,
     train_version,
-    train_model,
     evaluate_model,
     refresh,
     reconcile_vectors,

@@ -32,7 +32,7 @@ def train(name: Version, as_json: Json = False) -> None:
         made = run_dataset_job("build_and_train", name, ASSETS, as_json, title=title)
     else:
         made = run_version_job("train_version", version, ("dataset_export", *ASSETS), as_json, title=title)
-    _print(made, as_json)
+    _print(made, as_json, trained_before=made["trained_model"]["reused"])
 
 
 def evaluate(name: Version, as_json: Json = False) -> None:
@@ -47,11 +47,11 @@ def evaluate(name: Version, as_json: Json = False) -> None:
     version = _trained_version(name)
     title = f"evaluating the model of {name}"
     made = run_version_job("evaluate_model", version, ("evaluation",), as_json, title=title)
-    _print({**made, "trained_model": {"reused": True, "weights": made["evaluation"]["weights"]}}, as_json)
+    _print(made, as_json, trained_before=True)
 
 
 def _trained_version(reference: str) -> tuple[str, str]:
-    """Name and version of a dataset that has a model, since the job would train it first, which may take hours.
+    """Name and version of a dataset that has a model, so that no run is begun without one.
 
     Raises:
         UserError: there is no such version, or no model was trained on it.
@@ -71,14 +71,14 @@ def _trained_version(reference: str) -> tuple[str, str]:
     return record.name, record.version
 
 
-def _print(made: dict[str, Any], as_json: bool) -> None:
-    model, evaluation = made["trained_model"], made["evaluation"]
+def _print(made: dict[str, Any], as_json: bool, *, trained_before: bool) -> None:
+    evaluation = made["evaluation"]
     if as_json:
-        print_json({"run_id": made["run_id"], "reused": model["reused"], "weights": model["weights"], **evaluation})
+        print_json({"run_id": made["run_id"], "reused": trained_before, **evaluation})
         return
     facts = {
-        "weights": model["weights"],
-        "trained": "before, from the same dataset and parameters" if model["reused"] else "now",
+        "weights": evaluation["weights"],
+        "trained": "before, from the same dataset and parameters" if trained_before else "now",
         "measured on": f"{evaluation['images']} images of the {evaluation['split']} split, "
         f"{evaluation['objects']} objects",
         "mAP50": evaluation.get("map50"),

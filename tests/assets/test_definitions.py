@@ -108,7 +108,6 @@ def test_the_checks_look_at_these_assets(graph):
         ("export_version", ("dataset_export",)),
         ("build_and_train", DATASET),
         ("train_version", ("dataset_export", "trained_model", "evaluation")),
-        ("train_model", ("trained_model", "evaluation")),
         ("evaluate_model", ("evaluation",)),
     ],
 )
