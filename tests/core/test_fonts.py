@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
+from structlog.testing import capture_logs
 
 from al_dagster.core.fonts import covering_font
 
@@ -67,7 +68,10 @@ def test_korean_is_written_with_a_font_that_has_it_and_differs_from_other_korean
     assert first != second
 
 
-def test_what_no_font_has_is_said_once(capfd):
-    for _ in range(2):
-        covering_font(["\U000f0001"])
-    assert capfd.readouterr().out.count("no font of this machine has these characters") == 1
+def test_what_no_font_has_is_said_once():
+    with capture_logs() as logged:
+        for _ in range(2):
+            covering_font(["\U000f0001"])
+    (warning,) = logged
+    assert warning["event"].startswith("no font of this machine has these characters")
+    assert warning["characters"] == "\U000f0001"
