@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from al_dagster.datasets.images import PlacedImage, Placing, image_folder, link_
 from al_dagster.datasets.labels import ignored_of, labels_of
 from al_dagster.datasets.manifest import describe, describe_images, is_intact, read_manifest, write_manifest
 from al_dagster.datasets.splits import SPLITS
+from al_dagster.media.budget import PixelBudget
 from al_dagster.registry.database import Registry
 from al_dagster.registry.datasets import mark_exported
 from al_dagster.registry.paths import seen_files
@@ -136,13 +138,18 @@ def _write(staging: Path, registry: Registry, dataset: FrozenDataset, max_pixels
 def _place_images(root: Path, registry: Registry, dataset: FrozenDataset, max_pixels: int) -> list[PlacedImage]:
     _make_image_folders(root)
     seen = seen_files(registry, [image.source_id for image in dataset.images], dataset.definition.project)
-    links = dataset.definition.images == "link"
+    place_one = partial(
+        place_image,
+        links=dataset.definition.images == "link",
+        max_pixels=max_pixels,
+        budget=PixelBudget(max_pixels),
+    )
 
     def place(image: DatasetImage) -> PlacedImage | str:
         paths = [file.file_path for file in seen.get(image.source_id, [])]
         originals = [Path(path) for path in dict.fromkeys([*paths, image.file_path])]
         try:
-            return place_image(image, originals, root / image_folder(image.split), links=links, max_pixels=max_pixels)
+            return place_one(image, originals, root / image_folder(image.split))
         except UnreadableFileError as error:
             return str(error)
 

@@ -17,6 +17,7 @@ from al_dagster.core import rle
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.core.hashing import file_sha256
 from al_dagster.datasets.frozen import DatasetImage, DatasetObject
+from al_dagster.media.budget import PixelBudget
 from al_dagster.media.pixels import Image
 from al_dagster.media.reading import ImageFile, open_file, read_file
 
@@ -52,7 +53,7 @@ def image_folder(split: str) -> Path:
 
 
 def place_image(
-    image: DatasetImage, originals: Sequence[Path], folder: Path, *, links: bool, max_pixels: int
+    image: DatasetImage, originals: Sequence[Path], folder: Path, *, links: bool, max_pixels: int, budget: PixelBudget
 ) -> PlacedImage:
     """Put an image into a folder of an export, under its name.
 
@@ -67,6 +68,7 @@ def place_image(
         folder: an existing folder.
         links: whether it may be a link to the original.
         max_pixels: an original of more pixels than this is not decoded.
+        budget: what an image that is written anew takes its pixels from.
 
     Raises:
         UnreadableFileError: no original is left that can be read and has not changed since it was registered; the
@@ -75,7 +77,7 @@ def place_image(
     problems: list[UnreadableFileError] = []
     for original in originals:
         try:
-            return _place(image, original, folder, links, max_pixels)
+            return _place(image, original, folder, links, max_pixels, budget)
         except UnreadableFileError as error:
             problems.append(error)
     raise UnreadableFileError(f"{originals[0]} {problems[0]}")
@@ -91,7 +93,9 @@ def link_or_copy(path: Path, target: Path) -> bool:
     return True
 
 
-def _place(image: DatasetImage, original: Path, folder: Path, links: bool, max_pixels: int) -> PlacedImage:
+def _place(
+    image: DatasetImage, original: Path, folder: Path, links: bool, max_pixels: int, budget: PixelBudget
+) -> PlacedImage:
     with open_file(original):
         pass
     if image.plain_suffix is not None:
@@ -104,9 +108,11 @@ def _place(image: DatasetImage, original: Path, folder: Path, links: bool, max_p
         target.unlink()
         if digest != image.sha256:
             raise UnreadableFileError("has changed since it was labelled")
-    pixels = read_file(ImageFile(str(original), image.sha256, page=image.frame_idx), max_pixels=max_pixels)
     target = folder / f"{image.name}.png"
-    Pillow.fromarray(_without_ignored(pixels, image) if image.ignored else pixels).save(target, format="PNG")
+    with budget.hold(image.width * image.height):
+        pixels = read_file(ImageFile(str(original), image.sha256, page=image.frame_idx), max_pixels=max_pixels)
+        Pillow.fromarray(_without_ignored(pixels, image) if image.ignored else pixels).save(target, format="PNG")
+        del pixels
     return PlacedImage(target, file_sha256(target), "written")
 
 

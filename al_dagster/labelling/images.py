@@ -22,7 +22,12 @@ FrameImage = tuple[dict[str, Any], Image]
 def image_file(frame: dict[str, Any]) -> ImageFile:
     """The page of a file that a row of ``core.schemas.FRAMES`` stands for."""
     return ImageFile(
-        frame["file_path"], frame["sha256"], frame["size_bytes"], frame["mtime_ns"], page=frame["frame_idx"]
+        frame["file_path"],
+        frame["sha256"],
+        frame["size_bytes"],
+        frame["mtime_ns"],
+        page=frame["frame_idx"],
+        pixels=frame["width"] * frame["height"],
     )
 
 
@@ -40,9 +45,8 @@ def frame_images(
         chunk: the most images in one list.
         failures: is given the reason of each frame that cannot be read, or whose file has changed, by its id.
     """
-    largest = max((frame["width"] * frame["height"] for frame in frames), default=1)
-    ahead = max(2, min(chunk, CHUNK_PIXELS // largest))
-    loaded = images.outcomes([image_file(frame) for frame in frames], look_ahead=ahead)
+    files = [image_file(frame) for frame in frames]
+    loaded = images.outcomes(files, look_ahead=max(2, chunk), pixels_ahead=CHUNK_PIXELS)
     pending: list[FrameImage] = []
     pixels = 0
     for done, (frame, image) in enumerate(zip(frames, loaded, strict=True), start=1):

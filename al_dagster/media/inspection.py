@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
@@ -14,6 +16,7 @@ from PIL import Image as Pillow
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.core.ids import source_id
 from al_dagster.core.schemas import SOURCES
+from al_dagster.media.budget import PixelBudget
 from al_dagster.media.inbox import leaves
 from al_dagster.media.pixels import Image
 from al_dagster.media.reading import Decoded, decode_pages, open_file
@@ -29,7 +32,12 @@ _HASH_INPUT = 256
 
 
 def inspect_file(
-    path: Path | str, *, root: Path | None, max_pixels: int, keep: KeepImage | None = None
+    path: Path | str,
+    *,
+    root: Path | None,
+    max_pixels: int,
+    keep: KeepImage | None = None,
+    budget: PixelBudget | None = None,
 ) -> dict[str, Any]:
     """A file's row in the ``sources`` table; a file that cannot be read makes a quarantined row, never an error.
 
@@ -40,6 +48,7 @@ def inspect_file(
         root: the folder that a link must not lead out of; None allows every target.
         max_pixels: an image of more pixels than this is quarantined before it is decoded.
         keep: is given the decoded image of the first page, so that the next stage need not decode it again.
+        budget: what the page that is being read takes its pixels from; None where no other thread reads.
 
     Returns:
         The keys of ``core.schemas.SOURCES``. ``status`` is ``ready``, or ``quarantined`` with ``reason``; then
@@ -53,6 +62,7 @@ def inspect_file(
     """
     row: dict[str, Any] = dict.fromkeys(SOURCES.names)
     row["file_path"] = str(path)
+    shared = budget or PixelBudget(max_pixels)
     leads_out = root is not None and leaves(str(path), os.path.realpath(root))
     before = _signature(Path(path), follow=not leads_out)
     if before is not None:
@@ -60,18 +70,27 @@ def inspect_file(
     try:
         if leads_out:
             raise UnreadableFileError("links to a file outside the folder")
-        with open_file(path) as file:
-            found = _decode_pages(file, Path(path).suffix, max_pixels)
-            file.seek(0)
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with open_file(path) as file, ExitStack() as held:
+
+            def admit(pixels: int) -> None:
+                held.close()
+                held.enter_context(shared.hold(pixels))
+
+            def take(first: Decoded) -> dict[str, Any]:
+                place = file.tell()
+                file.seek(0)
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                file.seek(place)
+                if keep is not None and _signature(Path(path)) == before:
+                    keep(sha256, first.pixels())
+                return _described(first, sha256)
+
+            found = _read_pages(decode_pages(file, suffix=Path(path).suffix, max_pixels=max_pixels, admit=admit), take)
             if _signature(Path(path)) != before:
                 raise UnreadableFileError("changed while it was being read")
-        row.update(_readable(found, sha256))
     except UnreadableFileError as error:
         return {**row, "status": "quarantined", "reason": str(error)}
-    if keep is not None and found.sizes[0] is not None:
-        keep(sha256, found.first.pixels())
-    return row
+    return {**row, **found}
 
 
 def inspect_files(
@@ -85,17 +104,20 @@ def inspect_files(
 ) -> list[dict[str, Any]]:
     """The rows of files, in their order, inspected in a few threads; see ``inspect_file``.
 
+    All threads together hold images of ``max_pixels`` at most, or one image.
+
     Args:
         paths: the files.
         root: the folder that a link must not lead out of; None allows every target.
         max_pixels: an image of more pixels than this is quarantined before it is decoded.
-        workers: threads; by default one a core, at most 8, since each may hold a decoded image.
+        workers: threads; by default one a core, at most 8.
         keep: is given each decoded image; called from several threads.
         progress: called with the number of files done and of all.
     """
     rows: list[dict[str, Any]] = []
+    inspect = partial(inspect_file, root=root, max_pixels=max_pixels, keep=keep, budget=PixelBudget(max_pixels))
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1), thread_name_prefix="inspect") as pool:
-        for row in pool.map(lambda path: inspect_file(path, root=root, max_pixels=max_pixels, keep=keep), paths):
+        for row in pool.map(inspect, paths):
             rows.append(row)
             if progress is not None:
                 progress(len(rows), len(paths))
@@ -128,41 +150,50 @@ def _thumbnail(reduced: Pillow.Image) -> bytes:
     return np.asarray(grey).tobytes()
 
 
-class _Pages(NamedTuple):
-    """What was found in a file: the first page that can be read, and all pages' sizes, None where one cannot."""
+def _read_pages(
+    pages: Iterator[Decoded | UnreadableFileError], take: Callable[[Decoded], dict[str, Any]]
+) -> dict[str, Any]:
+    """What a row says of a file's pages, of which one is held at a time.
 
-    first: Decoded
-    sizes: list[tuple[int, int] | None]
-    reasons: list[str]
-
-
-def _decode_pages(file: BinaryIO, suffix: str, max_pixels: int) -> _Pages:
-    """Decode every page, one at a time.
+    Args:
+        pages: of the file.
+        take: is given the first page that can be read; makes the row of a file that has no other.
 
     Raises:
         UnreadableFileError: none can be read; the reason is that of the first.
     """
-    first: Decoded | None = None
+    row: dict[str, Any] | None = None
     sizes: list[tuple[int, int] | None] = []
-    errors: dict[int, UnreadableFileError] = {}
-    for number, page in enumerate(decode_pages(file, suffix=suffix, max_pixels=max_pixels), start=1):
+    errors: dict[int, str] = {}
+    while (page := next(pages, None)) is not None:
         if isinstance(page, UnreadableFileError):
-            errors[number] = page
             sizes.append(None)
+            errors[len(sizes)] = str(page)
         else:
-            first = first or page
             sizes.append(page.picture.size)
-    if first is None:
-        raise errors[1]
+            row = row or take(page)
+        del page  # The next page may take its place in memory.
+    if row is None:
+        raise UnreadableFileError(errors[1])
+    metadata = row["metadata"]
     reasons = [f"page {number} of {len(sizes)} is left out: it {error}" for number, error in errors.items()]
-    if first.pictures > 1:
-        kind = "pictures" if first.format in ("MPO", "PPM") else "frames"
-        reasons.append(f"only the first of the {first.pictures} {kind} of this file is labelled")
-    return _Pages(first, sizes, reasons)
+    if (pictures := metadata.get("pictures", 1)) > 1:
+        kind = "pictures" if metadata["format"] in ("MPO", "PPM") else "frames"
+        reasons.append(f"only the first of the {pictures} {kind} of this file is labelled")
+    if len(sizes) > 1:
+        metadata["pages"] = sizes
+    if reasons:
+        metadata["left_out"] = "; ".join(reasons)
+    return {
+        **row,
+        "reason": metadata.get("left_out"),
+        "frame_count": len(sizes),
+        "metadata": json.dumps(metadata, sort_keys=True),
+    }
 
 
-def _readable(found: _Pages, sha256: str) -> dict[str, Any]:
-    first = found.first
+def _described(first: Decoded, sha256: str) -> dict[str, Any]:
+    """The row of a file whose first page is all that it holds; its metadata is no JSON yet."""
     width, height = first.picture.size
     metadata: dict[str, Any] = {
         "format": first.format,
@@ -170,26 +201,20 @@ def _readable(found: _Pages, sha256: str) -> dict[str, Any]:
         "exif_orientation": first.exif_orientation,
         "plain": first.plain,
     }
-    if len(found.sizes) > 1:
-        metadata["pages"] = found.sizes
     if first.pictures > 1:
         metadata["pictures"] = first.pictures
-    if found.reasons:
-        metadata["left_out"] = "; ".join(found.reasons)
     reduced = _reduced(first.picture)
     return {
         "status": "ready",
-        "reason": metadata.get("left_out"),
         "source_id": source_id(sha256),
         "source_type": "image",
         "sha256": sha256,
         "perceptual_hash": _hash(reduced),
         "width": width,
         "height": height,
-        "frame_count": len(found.sizes),
         "captured_at": first.captured_at,
         "thumbnail": _thumbnail(reduced),
-        "metadata": json.dumps(metadata, sort_keys=True),
+        "metadata": metadata,
     }
 
 

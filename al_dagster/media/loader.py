@@ -20,7 +20,8 @@ class ImageLoader:
 
     Each stage reads the images of a run in the same order. A cache that dropped the oldest for the newest would, where
     they do not all fit, hold none of them when the next stage asks. Memory stays below ``cache_mb`` plus the images
-    decoded ahead of an iteration. The images are read-only.
+    decoded ahead of an iteration, which have ``max_pixels`` pixels at most or are a single one. The images are
+    read-only.
 
     Args:
         max_pixels: an image of more pixels than this is refused.
@@ -101,28 +102,30 @@ class ImageLoader:
             yield outcome
 
     def outcomes(
-        self, files: Sequence[ImageFile], look_ahead: int | None = None
+        self, files: Sequence[ImageFile], look_ahead: int | None = None, pixels_ahead: int | None = None
     ) -> Iterator[Image | UnreadableFileError]:
         """Like ``images``, but a file that can no longer be read gives its error in its place, and the others follow.
 
         Args:
             files: what to read.
             look_ahead: images that are decoded before they are asked for; default the loader's.
+            pixels_ahead: the most pixels that these have together, but for a single image; default the loader's
+                ``max_pixels``.
         """
         most = look_ahead or self._look_ahead
+        most_pixels = pixels_ahead or self._max_pixels
         ahead: deque[Future[Image]] = deque()
-        upcoming = iter(files)
+        pixels, started = 0, 0
         try:
-            while True:
-                while len(ahead) < most and (file := next(upcoming, None)) is not None:
-                    ahead.append(self._pool.submit(self.load, file))
-                if not ahead:
-                    return
-                try:
-                    outcome: Image | UnreadableFileError = ahead.popleft().result()
-                except UnreadableFileError as error:
-                    outcome = error
-                yield outcome
+            for asked, file in enumerate(files):
+                for later in files[started : asked + most]:
+                    if ahead and pixels + later.pixels > most_pixels:
+                        break
+                    ahead.append(self._pool.submit(self.load, later))
+                    pixels += later.pixels
+                    started += 1
+                pixels -= file.pixels
+                yield _outcome(ahead.popleft())
         finally:
             for future in ahead:
                 future.cancel()
@@ -145,3 +148,10 @@ class ImageLoader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _outcome(decoded: Future[Image]) -> Image | UnreadableFileError:
+    try:
+        return decoded.result()
+    except UnreadableFileError as error:
+        return error

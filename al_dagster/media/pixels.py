@@ -1,5 +1,7 @@
 """Pixels of any kind as upright RGB of 8 bits: what values mean, what is transparent, which way is up."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags
@@ -8,6 +10,9 @@ from PIL import Image as Pillow
 from al_dagster.core.errors import UnreadableFileError
 
 Image = NDArray[np.uint8]
+
+Admit = Callable[[int], None]
+"""Takes the number of pixels of a picture that is about to be decoded, and may wait."""
 
 _UPRIGHT = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
@@ -24,6 +29,10 @@ _INNER = (0.05, 99.95)
 """Percentiles between which nearly all values of a picture lie."""
 _NARROW = 1 / 64
 """Share of the whole range below which these leave four grey levels or fewer to the picture."""
+
+
+def admit_at_once(pixels: int) -> None:
+    """Admit a picture without waiting."""
 
 
 def require_size(width: int, height: int, max_pixels: int) -> None:

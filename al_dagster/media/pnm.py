@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from al_dagster.core.errors import UnreadableFileError
-from al_dagster.media.pixels import likely_range, require_size, rgb, scaled
+from al_dagster.media.pixels import Admit, likely_range, require_size, rgb, scaled
 
 _CHANNELS = {b"P1": 1, b"P2": 1, b"P3": 3, b"P4": 1, b"P5": 1, b"P6": 3, b"Pf": 1, b"PF": 3}
 _TUPLES = {
@@ -54,12 +54,13 @@ def is_netpbm(prefix: bytes) -> bool:
     return (prefix[:2] in _CHANNELS or prefix[:2] == b"P7") and prefix[2:3] in b" \t\r\n#" and len(prefix) > 2
 
 
-def read_netpbm(file: BinaryIO, max_pixels: int) -> NetpbmImage:
+def read_netpbm(file: BinaryIO, max_pixels: int, admit: Admit) -> NetpbmImage:
     """Decode an open file of the family.
 
     Args:
         file: open for binary reading.
         max_pixels: a picture of more pixels than this is refused before it is decoded.
+        admit: is given the picture's pixels before it is decoded.
 
     Raises:
         UnreadableFileError: it is damaged or too large; the message is the reason.
@@ -68,6 +69,7 @@ def read_netpbm(file: BinaryIO, max_pixels: int) -> NetpbmImage:
     content = file.read(2**16)
     header = _header(content, 0)
     require_size(header.width, header.height, max_pixels)
+    admit(header.width * header.height)
     content += file.read()
     values = _samples(content, header)
     colours = values if header.channels in (1, 3) else values[..., :-1]

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image as Pillow
+from PIL import _imaging
 from PIL.ImageFile import ImageFile as PillowFile
 
 from al_dagster.core.errors import UnreadableFileError, UserError
 from al_dagster.core.input_files import open_regular
 from al_dagster.media.capture import capture_time, exif_tags
-from al_dagster.media.pixels import Image, opaque_rgb, orientation, require_size, upright
+from al_dagster.media.pixels import Admit, Image, admit_at_once, opaque_rgb, orientation, require_size, upright
 from al_dagster.media.png import rgb_of_png
 from al_dagster.media.pnm import is_netpbm, read_netpbm
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 # It warns of damage that does not hinder it, once a process and without the file's name; what hinders it is an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+# glibc gives memory back to the system as soon as it is freed where it was asked for in pieces above 32 MiB; smaller
+# ones stay with the thread that asked for them. https://pillow.readthedocs.io/en/stable/reference/block_allocator.html
+_imaging.set_block_size(64 * 2**20)
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF")
 """The formats that Pillow reads. It knows more, some of which start other programs or have no signature; for TIFF and
@@ -62,6 +67,7 @@ class ImageFile:
         size_bytes: its size then; None where nobody took note.
         mtime_ns: its time of change then, in nanoseconds; None where nobody took note.
         page: of a file of several pages.
+        pixels: that it decodes to, for whoever decodes ahead; 0 where nobody took note.
     """
 
     path: str
@@ -69,6 +75,7 @@ class ImageFile:
     size_bytes: int | None = None
     mtime_ns: int | None = None
     page: int = 0
+    pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,29 +175,28 @@ def open_file(path: Path | str) -> Iterator[BufferedReader]:
         raise UnreadableFileError(_file_system_reason(path, error)) from error
 
 
-def decode_pages(file: BinaryIO, *, suffix: str, max_pixels: int) -> Iterator[Decoded | UnreadableFileError]:
+def decode_pages(
+    file: BinaryIO, *, suffix: str, max_pixels: int, admit: Admit = admit_at_once
+) -> Iterator[Decoded | UnreadableFileError]:
     """Decode an open image file page by page; one that cannot be read gives its error in its place.
 
-    Only a TIFF has several pages, each a picture to label. For the arguments see ``decode``.
+    Only a TIFF has several pages, each a picture to label. The iterator keeps none of them. For the arguments see
+    ``decode``.
 
     Raises:
         UnreadableFileError: it is no image that can be read; the message is the reason.
     """
     if not _is_tiff(_prefix(file)):
-        yield decode(file, suffix=suffix, max_pixels=max_pixels)
+        yield decode(file, suffix=suffix, max_pixels=max_pixels, admit=admit)
         return
     from al_dagster.media.tiff_pages import page_places
 
     with _sentences("TIFF"):
         for place in page_places(file):
-            try:
-                page: Decoded | UnreadableFileError = _decode_tiff(file, place, max_pixels)
-            except UnreadableFileError as error:
-                page = error
-            yield page
+            yield _page_or_error(file, place, max_pixels, admit)
 
 
-def decode(file: BinaryIO, *, suffix: str, max_pixels: int, page: int = 0) -> Decoded:
+def decode(file: BinaryIO, *, suffix: str, max_pixels: int, page: int = 0, admit: Admit = admit_at_once) -> Decoded:
     """Decode a page of an open image file whole.
 
     Args:
@@ -198,6 +204,7 @@ def decode(file: BinaryIO, *, suffix: str, max_pixels: int, page: int = 0) -> De
         suffix: the extension of its name, such as ``.jpg``.
         max_pixels: an image of more pixels than this is refused before it is decoded.
         page: its index; only TIFF has more than one.
+        admit: is given the page's pixels before it is decoded, and may wait.
 
     Raises:
         UnreadableFileError: it is no image that can be read; the message is the reason.
@@ -208,14 +215,14 @@ def decode(file: BinaryIO, *, suffix: str, max_pixels: int, page: int = 0) -> De
 
         with _sentences("TIFF"):
             place = page_place(file, page)
-        return _decode_tiff(file, place, max_pixels)
+        return _decode_tiff(file, place, max_pixels, admit)
     if page:
         raise UnreadableFileError(f"has no page {page + 1}")
     if is_netpbm(prefix):
         with _sentences("PNM"):
-            image = read_netpbm(file, max_pixels)
+            image = read_netpbm(file, max_pixels, admit)
             return Decoded(image.picture, "PPM", image.mode, 1, plain=False, pictures=image.pictures)
-    return _decode_with_pillow(file, prefix, suffix.lower(), max_pixels)
+    return _decode_with_pillow(file, prefix, suffix.lower(), max_pixels, admit)
 
 
 def _prefix(file: BinaryIO) -> bytes:
@@ -234,20 +241,28 @@ def _is_tiff(prefix: bytes) -> bool:
     return prefix[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _decode_tiff(file: BinaryIO, place: "Place", max_pixels: int) -> Decoded:
+def _page_or_error(file: BinaryIO, place: "Place", max_pixels: int, admit: Admit) -> Decoded | UnreadableFileError:
+    try:
+        return _decode_tiff(file, place, max_pixels, admit)
+    except UnreadableFileError as error:
+        return error
+
+
+def _decode_tiff(file: BinaryIO, place: "Place", max_pixels: int, admit: Admit) -> Decoded:
     # Here, since tifffile takes a while to load and few commands read a TIFF.
     from al_dagster.media.tiff import read_page
 
     with _sentences("TIFF"):
-        found = read_page(file, place, max_pixels)
+        found = read_page(file, place, max_pixels, admit)
         picture = upright(found.picture, found.orientation)
         moment = capture_time(found.exif)
         return Decoded(picture, "TIFF", found.mode, found.orientation, plain=False, captured_at=moment)
 
 
-def _decode_with_pillow(file: BinaryIO, prefix: bytes, suffix: str, max_pixels: int) -> Decoded:
+def _decode_with_pillow(file: BinaryIO, prefix: bytes, suffix: str, max_pixels: int, admit: Admit) -> Decoded:
     picture = _open_picture(file, prefix, suffix)
     require_size(*picture.size, max_pixels)
+    admit(picture.width * picture.height)
     name, mode = picture.format or "", picture.mode
     with _sentences(name):
         plain = suffix in _PLAIN_SUFFIXES.get(name, ()) and _is_plain(picture)

@@ -12,7 +12,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from tifffile import COMPRESSION, PHOTOMETRIC, SAMPLEFORMAT, TiffPage
 
 from al_dagster.core.errors import UnreadableFileError
-from al_dagster.media.pixels import Image, extent, known_orientation, likely_range, opaque_rgb, rgb, scaled
+from al_dagster.media.pixels import Admit, Image, extent, known_orientation, likely_range, opaque_rgb, rgb, scaled
 from al_dagster.media.tiff_pages import (
     Place,
     Samples,
@@ -59,18 +59,20 @@ class TiffPicture(NamedTuple):
     exif: dict[int, Any]
 
 
-def read_page(file: BinaryIO, place: Place, max_pixels: int) -> TiffPicture:
+def read_page(file: BinaryIO, place: Place, max_pixels: int, admit: Admit) -> TiffPicture:
     """Decode a page of an open TIFF.
 
     Args:
         file: open for binary reading.
         place: where the page is.
         max_pixels: a page of more pixels than this is refused before it is decoded.
+        admit: is given the page's pixels before it is decoded.
 
     Raises:
         UnreadableFileError: it cannot be read; the message is the reason.
     """
     page = open_page(file, place, max_pixels)
+    admit(page.imagewidth * page.imagelength)
     picture = _old_jpeg(file, place) if page.compression == COMPRESSION.OJPEG else _interpreted(page)
     orientation = next(iter(numbers(page, "Orientation")), 1)
     return TiffPicture(picture, _mode(page), known_orientation(orientation), exif_of(page))

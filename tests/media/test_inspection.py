@@ -1,6 +1,9 @@
 import hashlib
 import json
+import subprocess
+import sys
 import threading
+import weakref
 from datetime import datetime
 
 import numpy as np
@@ -121,7 +124,7 @@ def test_a_file_that_changes_while_it_is_read_is_quarantined(photo, tmp_path, mo
             photo("b.png", seed=1).replace(path)
         else:
             path.unlink()
-        return decoded
+        return iter(decoded)
 
     monkeypatch.setattr(inspection, "decode_pages", decode_and_change)
     row = inspect_file(path, root=tmp_path, max_pixels=LIMIT)
@@ -221,6 +224,72 @@ def test_the_decoded_image_is_handed_on(photo, tmp_path):
     assert kept.keys() == {row["sha256"] for row in rows[:2]}
     for row in rows[:2]:
         np.testing.assert_array_equal(kept[row["sha256"]], read_image(row["file_path"], max_pixels=LIMIT))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.ppm", "a.tif"])
+@pytest.mark.parametrize("fit", [1, 3])
+def test_the_pixels_that_all_threads_hold_at_once_are_bounded(photo, tmp_path, name, fit):
+    paths = [photo(f"{index}{name}", 48, 64, seed=index) for index in range(16)]
+    lock = threading.Lock()
+    held: list[int] = [0]
+    most: list[int] = [0]
+
+    def keep(sha256: str, image: np.ndarray) -> None:
+        with lock:
+            held[0] += 1
+            most[0] = max(most[0], held[0])
+        threading.Event().wait(0.005)
+        with lock:
+            held[0] -= 1
+
+    rows = inspect_files(paths, root=tmp_path, max_pixels=fit * 48 * 64, workers=8, keep=keep)
+    assert {row["status"] for row in rows} == {"ready"}
+    assert most[0] <= fit
+
+
+def test_the_memory_of_large_pictures_is_given_back_by_the_thread_that_decoded_them(tmp_path):
+    side, count = 4000, 6
+    for index in range(count):
+        Image.new("RGB", (side, side), (40 * index, 0, 0)).save(tmp_path / f"{index}.png", compress_level=1)
+    script = (
+        "import resource, sys\n"
+        "from al_dagster.media.inspection import inspect_files\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        f"inspect_files(sys.argv[1:2], root=None, max_pixels={side * side}, workers=1)\n"
+        "one = peak()\n"
+        f"inspect_files(sys.argv[1:], root=None, max_pixels={side * side}, workers={count})\n"
+        "print(peak() - one)\n"
+    )
+    paths = sorted(str(path) for path in tmp_path.glob("*.png"))
+    more = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=True).stdout
+    assert int(more) < side * side * 4 * 1.5
+
+
+def test_one_page_of_a_file_is_held_at_a_time(tmp_path, monkeypatch):
+    path = scan(tmp_path / "a.tif", [page(n) for n in range(6)])
+    real, pictures, alive = inspection.decode_pages, [], []
+
+    def decoded(*args, **options):
+        for page in (pages := real(*args, **options)):
+            pictures.append(weakref.ref(page.picture))
+            yield page
+            del page
+            alive.append(sum(picture() is not None for picture in pictures))
+        assert pages is not None
+
+    monkeypatch.setattr(inspection, "decode_pages", decoded)
+    assert inspect_file(path, root=None, max_pixels=LIMIT)["frame_count"] == 6
+    assert len(pictures) == 6
+    assert max(alive) <= 1
+
+
+@pytest.mark.parametrize("damaged", [0, 8])
+def test_damaged_files_among_large_ones_do_not_stop_the_others(photo, tmp_path, damaged):
+    paths = [photo(f"{index}.png", 48, 64, seed=index) for index in range(8)]
+    for path in paths[:damaged]:
+        path.write_bytes(path.read_bytes()[:-400])
+    rows = inspect_files([*paths, *paths], root=tmp_path, max_pixels=48 * 64, workers=8)
+    assert [row["status"] for row in rows] == (["quarantined"] * damaged + ["ready"] * (8 - damaged)) * 2
 
 
 def test_the_rows_fit_the_declared_schema(photo, tmp_path):

@@ -105,6 +105,19 @@ def test_no_more_than_the_look_ahead_is_decoded_before_it_is_asked_for(items, de
         images.close()
 
 
+@pytest.mark.parametrize(("fit", "ahead"), [(1, 0), (3, 2), (50, 7)])
+def test_the_pixels_decoded_before_they_are_asked_for_are_bounded(items, monkeypatch, fit, ahead):
+    size = 512 * 512
+    started: list[ImageFile] = []
+    with ImageLoader(fit * size, 0, workers=8, look_ahead=50) as loader:
+        real = loader.load
+        monkeypatch.setattr(loader, "load", lambda file: started.append(file) or real(file))
+        images = loader.images([replace(item, pixels=size) for item in items])
+        for asked, _ in enumerate(images, start=1):
+            assert len(started) <= asked + ahead
+    assert len(started) == 8
+
+
 def test_one_file_asked_for_by_many_threads_is_decoded_once(items, decoded):
     together = threading.Barrier(4)
     with ImageLoader(LIMIT, 64) as loader, ThreadPoolExecutor(4) as pool:
