@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from al_dagster.assets.metadata import table_of
 from al_dagster.assets.partitions import batches
 from al_dagster.core.blas import one_blas_thread
 from al_dagster.core.fingerprints import table_hash
@@ -70,6 +71,7 @@ def _each(
                 "reused": result.reused,
                 "content_version": versions[-1],
                 **result.figures,
+                **{name: table_of(rows) for name, rows in result.tables.items() if rows},
                 **_contact_sheet(result),
             },
             partition_key=key,

@@ -14,7 +14,7 @@ from al_dagster.assets.label import detections, embeddings, masks
 from al_dagster.assets.partitions import batches, datasets
 from al_dagster.assets.register import objects, vector_index
 from al_dagster.core.ids import batch_project
-from al_dagster.resources import LakeIOManager, ModelsResource, RegistryResource
+from al_dagster.resources import LakeIOManager, RegistryResource
 
 if TYPE_CHECKING:
     from al_dagster.core.verdict import Verdict
@@ -66,17 +66,13 @@ def check_masks_inside_boxes(context: Context, lake: Lake, registry: RegistryRes
 
 
 @dg.asset_check(asset=embeddings, partitions_def=batches, name="embeddings_well_formed")
-def check_embeddings_well_formed(
-    context: Context, lake: Lake, registry: RegistryResource, models: ModelsResource
-) -> dg.AssetCheckResult:
-    """Every vector has the dimension of its embedder and L2 norm 1."""
+def check_embeddings_well_formed(context: Context, lake: Lake, registry: RegistryResource) -> dg.AssetCheckResult:
+    """Every vector has the dimension of its embedding version and L2 norm 1."""
     from al_dagster.labelling.quality import embeddings_well_formed
+    from al_dagster.registry.embedding_versions import list_versions
 
-    def rule(key: str) -> "Verdict":
-        embedder = models.of(registry.project(batch_project(key))).embedder
-        return embeddings_well_formed(lake.lake.read("embeddings", key), embedder.dimension)
-
-    return _judge(context, rule)
+    dimensions = {version.version_id: version.dimension for version in list_versions(registry.open())}
+    return _judge(context, lambda key: embeddings_well_formed(lake.lake.read("embeddings", key), dimensions))
 
 
 @dg.asset_check(asset=objects, partitions_def=batches, name="frames_labelled")

@@ -85,15 +85,17 @@ def embeddings(
     masks: StoredTables,
 ) -> NewTables:
     """A vector for every object, with the version of the embedder that made it."""
-    from al_dagster.labelling.embed import embed
+    from al_dagster.labelling.embed import embed, know_version
 
     def stage(key: str) -> "StageResult":
+        embedder = models.of(registry.project(batch_project(key))).embedder
+        know_version(registry.open(), embedder)
         return embed(
             frames[key],
             detections[key],
             masks[key],
             lake.lake.previous("embeddings", key),
-            embedder=models.of(registry.project(batch_project(key))).embedder,
+            embedder=embedder,
             masks=registry.masks(),
             images=images.loader(),
         )

@@ -50,9 +50,9 @@ def create(
     {name: parts, project: parts, split: {train: 0.8, val: 0.1, test: 0.1}, formats: [yolo, coco]}.
     """
     from al_dagster.core.settings import load_settings
-    from al_dagster.datasets.definition import load_definition, parse_definition
+    from al_dagster.datasets.definition import load_definition, parse_definition, require_classes
     from al_dagster.registry.datasets import save_definition
-    from al_dagster.registry.projects import get_project
+    from al_dagster.registry.projects import get_project, project_categories
 
     selected = {
         "categories": classes,
@@ -70,7 +70,7 @@ def create(
             raise UserError("give a YAML file with the definition, or --name and --project")
         parsed = parse_definition(given, "al dataset create")
     with standing_registry(load_settings()) as registry:
-        get_project(registry, parsed.project)
+        require_classes(parsed, project_categories(registry, get_project(registry, parsed.project)))
         save_definition(registry, parsed.name, parsed.model_dump(mode="json"))
     if as_json:
         print_json(parsed.model_dump(mode="json"))

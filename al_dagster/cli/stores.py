@@ -52,6 +52,7 @@ def check_conditions(registry: "Registry", *, project: str | None = None, catego
     """
     from sqlalchemy import select
 
+    from al_dagster.core.text import did_you_mean
     from al_dagster.registry.projects import get_project, list_projects
     from al_dagster.registry.tables import Category
 
@@ -64,4 +65,5 @@ def check_conditions(registry: "Registry", *, project: str | None = None, catego
         if category not in known:
             raise UserError(
                 f"there is no category {category!r}; the categories are: {', '.join(sorted(known)) or 'none yet'}"
+                f"{did_you_mean([category], known)}"
             )

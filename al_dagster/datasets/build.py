@@ -22,7 +22,7 @@ from al_dagster.core.rle import encode
 from al_dagster.core.schemas import DATASET
 from al_dagster.datasets.choice import NEAR_DUPLICATE, NEIGHBOUR, Choice, choose
 from al_dagster.datasets.content import table_hash
-from al_dagster.datasets.definition import DatasetDefinition, UnsatisfiedDefinitionError
+from al_dagster.datasets.definition import DatasetDefinition, require_classes
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.report import EXAMPLES, BuildReport, HeldOut, LeftOut, report_of
 from al_dagster.datasets.selection import Pool, open_pool, read_polygons, read_pool
@@ -250,15 +250,9 @@ def _run_lengths(masks: MaskStore, path: str) -> str | None:
 def _classes(project: ProjectConfig, used: Sequence[str], definition: DatasetDefinition) -> list[str]:
     """The classes in the order of their YOLO ids: the project's order, then what people added, by name."""
     known = [*project.classes, *(name for name in used if name not in project.classes)]
+    require_classes(definition, known)
     wanted = definition.filter.categories
-    if wanted is None:
-        return known
-    if unknown := [name for name in wanted if name not in known]:
-        raise UnsatisfiedDefinitionError(
-            f"dataset {definition.name!r}: project {definition.project!r} has no class "
-            f"{', '.join(map(repr, unknown))}; its classes are {', '.join(known)}"
-        )
-    return [name for name in known if name in wanted]
+    return known if wanted is None else [name for name in known if name in wanted]
 
 
 def _splits_of(group_keys: pa.ChunkedArray, definition: DatasetDefinition) -> NDArray[np.int64]:

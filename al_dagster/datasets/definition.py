@@ -1,6 +1,7 @@
 """What a dataset is to hold: a YAML file, or JSON in the registry."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,6 +17,7 @@ from pydantic import (
 
 from al_dagster.core.errors import UserError
 from al_dagster.core.project import ProjectName, load_yaml, parse_model
+from al_dagster.core.text import did_you_mean
 from al_dagster.training.config import TrainingConfig
 
 Format = Literal["yolo", "yolo-seg", "coco"]
@@ -40,6 +42,23 @@ DatasetName = Annotated[str, AfterValidator(_valid_name)]
 
 class UnsatisfiedDefinitionError(UserError):
     """What a project has does not give the dataset that is asked for, until the project or the definition changes."""
+
+
+def require_classes(definition: "DatasetDefinition", known: Sequence[str]) -> None:
+    """Refuse a definition that asks for a class that no image of its project can have.
+
+    Args:
+        definition: what is asked for.
+        known: the classes of the project, in their order.
+
+    Raises:
+        UnsatisfiedDefinitionError: a class is not among them.
+    """
+    if unknown := [name for name in definition.filter.categories or () if name not in known]:
+        raise UnsatisfiedDefinitionError(
+            f"dataset {definition.name!r}: project {definition.project!r} has no class "
+            f"{', '.join(map(repr, unknown))}; its classes are {', '.join(known)}{did_you_mean(unknown, known)}"
+        )
 
 
 class ObjectFilter(BaseModel):

@@ -88,7 +88,7 @@ def embed(
 
 
 def know_version(registry: Registry, embedder: Embedder) -> None:
-    """Make the embedding version of a model known to the registry, before its vectors are kept there."""
+    """Make the embedding version of a model known to the registry, before its vectors are kept."""
     ensure_version(
         registry,
         embedder.version_id,

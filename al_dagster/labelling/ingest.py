@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from al_dagster.core.failpoints import reach
 from al_dagster.core.ids import frame_id
 from al_dagster.core.progress import report
 from al_dagster.core.schemas import FRAMES, SOURCES
-from al_dagster.labelling.stage import StageResult
+from al_dagster.core.text import printable
+from al_dagster.labelling.stage import Rows, StageResult
 from al_dagster.media.inspection import inspect_files
 from al_dagster.media.loader import ImageLoader
 from al_dagster.registry.batches import FileEntry
 from al_dagster.registry.database import Registry
 from al_dagster.registry.sources import register_frames, register_sources
+
+SHOWN_FILES = 100
+"""Rows of the table of quarantined files; the registry has all of them."""
 
 
 def ingest(
@@ -36,7 +41,8 @@ def ingest(
 
     A readable file whose size and time of change are those of the manifest is not read again. The figure
     ``animations`` counts the sources of which only the first picture is labelled, ``pages_left_out`` the pages of
-    sources that cannot be read; the ``reason`` of their rows says so.
+    sources that cannot be read; the ``reason`` of their rows says so. The table ``quarantined_files`` has the first
+    ``SHOWN_FILES`` of these files with their reasons.
 
     Args:
         registry: where sources are registered and files get their status.
@@ -81,6 +87,7 @@ def ingest(
             "animations": sum(metadata.get("pictures", 1) > 1 for metadata in ready),
             "pages_left_out": sum(metadata.get("pages", []).count(None) for metadata in ready),
         },
+        tables={"quarantined_files": _quarantined(registered)},
     )
 
 
@@ -103,6 +110,12 @@ def frame(registry: Registry, sources: pa.Table) -> StageResult:
     register_frames(registry, rows)
     table = pa.Table.from_pylist(rows, schema=FRAMES)
     return StageResult(table, computed=table.num_rows, reused=0, figures={"frames": table.num_rows})
+
+
+def _quarantined(rows: Sequence[dict[str, Any]]) -> Rows:
+    """The first quarantined files with their reasons."""
+    bad = (row for row in rows if row["status"] == "quarantined")
+    return [{"file": printable(row["file_path"]), "reason": row["reason"]} for row in islice(bad, SHOWN_FILES)]
 
 
 def _metadata(source: dict[str, Any]) -> dict[str, Any]:

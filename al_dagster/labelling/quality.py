@@ -1,5 +1,6 @@
 """What must hold of the tables of a batch; each rule looks at the stored rows alone, not at how they were made."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -71,11 +72,20 @@ def masks_inside_boxes(masks: pa.Table, detections: pa.Table, frames: pa.Table, 
     return _verdict(masks, good)
 
 
-def embeddings_well_formed(embeddings: pa.Table, dimension: int) -> Verdict:
-    """Every vector has the embedder's dimension and L2 norm 1."""
+def embeddings_well_formed(embeddings: pa.Table, dimensions: Mapping[str, int]) -> Verdict:
+    """Every vector has the dimension of its embedding version and L2 norm 1.
+
+    Args:
+        embeddings: rows of ``core.schemas.EMBEDDINGS``.
+        dimensions: of the embedding versions that are known, by id.
+    """
     good = [
-        len(vector) == dimension and abs(float(np.linalg.norm(vector)) - 1) <= NORM_TOLERANCE
-        for vector in embeddings["embedding"].to_numpy(zero_copy_only=False)
+        len(vector) == dimensions.get(version) and abs(float(np.linalg.norm(vector)) - 1) <= NORM_TOLERANCE
+        for version, vector in zip(
+            embeddings["version_id"].to_pylist(),
+            embeddings["embedding"].to_numpy(zero_copy_only=False),
+            strict=True,
+        )
     ]
     return _verdict(embeddings, np.array(good, dtype=bool))
 

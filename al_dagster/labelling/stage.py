@@ -36,6 +36,7 @@ class StageResult:
         computed: units that a model or a check was called for.
         reused: units whose rows were taken from the last materialization.
         figures: numbers for people, by name.
+        tables: rows for people, by name; all rows of a table have the same keys.
         contact_sheet: a picture of what was made, or None.
         of_the_run: columns that tell what this run did, which are no part of the content.
     """
@@ -44,6 +45,7 @@ class StageResult:
     computed: int
     reused: int
     figures: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Rows] = field(default_factory=dict)
     contact_sheet: "Sheet | None" = None
     of_the_run: tuple[str, ...] = ()
 

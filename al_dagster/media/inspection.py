@@ -19,10 +19,13 @@ from al_dagster.core.schemas import SOURCES
 from al_dagster.media.budget import PixelBudget
 from al_dagster.media.inbox import leaves
 from al_dagster.media.pixels import Image
-from al_dagster.media.reading import Decoded, decode_pages, open_file
+from al_dagster.media.reading import Decoded, again_if_transient, decode_pages, open_file
 
 KeepImage = Callable[[str, Image], None]
 """Takes the SHA-256 of a readable file and the image of its first page."""
+
+_Signature = tuple[int, int, int]
+"""Inode, size and time of change of a file, which differ once it was written to or replaced."""
 
 THUMBNAIL_SIDE = 32
 """Pixels along each side of a source's thumbnail."""
@@ -62,7 +65,6 @@ def inspect_file(
     """
     row: dict[str, Any] = dict.fromkeys(SOURCES.names)
     row["file_path"] = str(path)
-    shared = budget or PixelBudget(max_pixels)
     leads_out = root is not None and leaves(str(path), os.path.realpath(root))
     before = _signature(Path(path), follow=not leads_out)
     if before is not None:
@@ -70,27 +72,9 @@ def inspect_file(
     try:
         if leads_out:
             raise UnreadableFileError("links to a file outside the folder")
-        with open_file(path) as file, ExitStack() as held:
-
-            def admit(pixels: int) -> None:
-                held.close()
-                held.enter_context(shared.hold(pixels))
-
-            def take(first: Decoded) -> dict[str, Any]:
-                place = file.tell()
-                file.seek(0)
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                file.seek(place)
-                if keep is not None and _signature(Path(path)) == before:
-                    keep(sha256, first.pixels())
-                return _described(first, sha256)
-
-            found = _read_pages(decode_pages(file, suffix=Path(path).suffix, max_pixels=max_pixels, admit=admit), take)
-            if _signature(Path(path)) != before:
-                raise UnreadableFileError("changed while it was being read")
+        return {**row, **_read(path, before, max_pixels, keep, budget or PixelBudget(max_pixels))}
     except UnreadableFileError as error:
         return {**row, "status": "quarantined", "reason": str(error)}
-    return {**row, **found}
 
 
 def inspect_files(
@@ -148,6 +132,36 @@ def _hash(reduced: Pillow.Image) -> str:
 def _thumbnail(reduced: Pillow.Image) -> bytes:
     grey = reduced.convert("L").resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Pillow.Resampling.BOX)
     return np.asarray(grey).tobytes()
+
+
+@again_if_transient
+def _read(
+    path: Path | str, before: _Signature | None, max_pixels: int, keep: KeepImage | None, budget: PixelBudget
+) -> dict[str, Any]:
+    """What a row says of a file that can be read and has not changed since ``before``.
+
+    Raises:
+        UnreadableFileError: it cannot, or has.
+    """
+    with open_file(path) as file, ExitStack() as held:
+
+        def admit(pixels: int) -> None:
+            held.close()
+            held.enter_context(budget.hold(pixels))
+
+        def take(first: Decoded) -> dict[str, Any]:
+            place = file.tell()
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(place)
+            if keep is not None and _signature(Path(path)) == before:
+                keep(sha256, first.pixels())
+            return _described(first, sha256)
+
+        found = _read_pages(decode_pages(file, suffix=Path(path).suffix, max_pixels=max_pixels, admit=admit), take)
+        if _signature(Path(path)) != before:
+            raise UnreadableFileError("changed while it was being read")
+    return found
 
 
 def _read_pages(
@@ -218,8 +232,8 @@ def _described(first: Decoded, sha256: str) -> dict[str, Any]:
     }
 
 
-def _signature(path: Path, *, follow: bool = True) -> tuple[int, int, int] | None:
-    """Inode, size and time of change, which differ once a file was written to or replaced; None if it has vanished."""
+def _signature(path: Path, *, follow: bool = True) -> _Signature | None:
+    """The signature of a file, or None if it has vanished."""
     for follow_symlinks in (True, False) if follow else (False,):
         try:
             status = path.stat(follow_symlinks=follow_symlinks)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+import structlog
 from PIL import Image as Pillow
 from PIL import _imaging
 from PIL.ImageFile import ImageFile as PillowFile
+from tenacity import RetryCallState, retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from al_dagster.core.errors import UnreadableFileError, UserError
 from al_dagster.core.input_files import open_regular
@@ -26,6 +28,8 @@ from al_dagster.media.pnm import is_netpbm, read_netpbm
 
 if TYPE_CHECKING:
     from al_dagster.media.tiff_pages import Place
+
+log = structlog.get_logger(__name__)
 
 # It warns of damage that does not hinder it, once a process and without the file's name; what hinders it is an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -52,6 +56,26 @@ _MP_ENTRIES = 0xB002
 _VIDEO = "is a video, which is not read: give its frames as images"
 _HEIC = "is a HEIC image, which cannot be read: convert it to JPEG or PNG"
 
+
+_TRANSIENT = frozenset(
+    {
+        errno.EIO,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EINTR,
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENFILE,
+        errno.EMFILE,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+"""What network shares, removable disks and busy machines report of a file that can be read a moment later."""
 
 MAX_IMAGE_BYTES = 4_000_000_000
 """A larger file is not opened."""
@@ -106,6 +130,28 @@ class Decoded:
         return np.asarray(self.picture)
 
 
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, UnreadableFileError) and getattr(error.__cause__, "errno", None) in _TRANSIENT
+
+
+def _say_that_it_is_read_again(attempt: RetryCallState) -> None:
+    file = attempt.args[0]
+    path = file.path if isinstance(file, ImageFile) else str(file)
+    log.warning("file is read again", file_path=path, reason=attempt.outcome and str(attempt.outcome.exception()))
+
+
+again_if_transient = retry(
+    retry=retry_if_exception(_is_transient),
+    stop=stop_after_attempt(4),
+    wait=wait_exponential(0.1),
+    before_sleep=_say_that_it_is_read_again,
+    reraise=True,
+)
+"""Decorates what reads the file that is its first argument: three more times after an error of a disk or a share that
+may pass, within 0.7 s."""
+
+
+@again_if_transient
 def read_image(path: Path | str, *, max_pixels: int) -> Image:
     """Read the first page of an image file, whatever its content is.
 
@@ -127,6 +173,7 @@ def read_image(path: Path | str, *, max_pixels: int) -> Image:
         return decode(file, suffix=Path(path).suffix, max_pixels=max_pixels).pixels()
 
 
+@again_if_transient
 def read_file(file: ImageFile, *, max_pixels: int) -> Image:
     """Read a page of a file whose content must be the one that was inspected.
 

@@ -6,7 +6,7 @@ from al_dagster.core.errors import UserError
 from al_dagster.core.project import ProjectConfig
 from al_dagster.registry.database import Registry
 from al_dagster.registry.source_groups import grouping_of, regroup_in
-from al_dagster.registry.tables import Project
+from al_dagster.registry.tables import Category, Object, Project
 
 
 def save_project(registry: Registry, config: ProjectConfig) -> None:
@@ -48,6 +48,24 @@ def get_project(registry: Registry, name: str) -> ProjectConfig:
             known = ", ".join(session.scalars(select(Project.project_id).order_by(Project.project_id)))
             raise UserError(f"there is no project {name!r}; the projects are: {known or 'none yet'}")
     return ProjectConfig.model_validate(config)
+
+
+def project_categories(registry: Registry, project: ProjectConfig) -> list[str]:
+    """The classes that an image of a project can have, in the order of their YOLO ids.
+
+    They are the project's own, then those that people gave its active objects, by name.
+    """
+    used = (
+        select(Category.name)
+        .where(
+            Category.category_id.in_(
+                select(Object.category_id).where(Object.project_id == project.name, Object.state == "active")
+            )
+        )
+        .order_by(Category.name)
+    )
+    with registry.reader() as session:
+        return list(dict.fromkeys([*project.classes, *session.scalars(used)]))
 
 
 def list_projects(registry: Registry) -> list[ProjectConfig]:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from al_dagster.core.text import printable
 from al_dagster.labelling.intake import take_inbox
 from al_dagster.registry.database import open_registry
 from al_dagster.registry.sources import quarantined_files
@@ -127,6 +128,9 @@ def test_quarantined_files_are_counted_in_the_metadata_and_listed_by_the_registr
     result = bench.run(key, only=["sources"])
     metadata = bench.metadata(result, "sources")
     assert (metadata["quarantined"], metadata["duplicates"]) == (len(bad), 1)
+    table = [record.data for record in metadata["quarantined_files"].records]
+    assert {Path(row["file"]).name for row in table} == {printable(name) for name in bad}
+    assert all(any(says in row["reason"] for says in bad.values()) for row in table)
     with open_registry(bench.home.settings.database_url) as registry:
         listed = {Path(path).name for _, path, _ in quarantined_files(registry)}
     assert listed == set(bad)

@@ -1,9 +1,10 @@
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from al_dagster.core.text import printable, printable_json
+from al_dagster.core.text import did_you_mean, nearest, printable, printable_json
 
 ANY = st.text(st.characters(), max_size=40)
 """Lone surrogates among them: so Python writes the bytes of a file's name that are not UTF-8."""
@@ -31,3 +32,16 @@ def test_a_json_document_keeps_its_values(values):
     document.encode()
     assert json.loads(document) == values
     assert not any(0x7F <= ord(character) < 0xA0 for character in document)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("Person", "person"), ("FACE", "face"), ("persons", "person"), ("nutt", "Nut"), ("sofa", None), ("", None)],
+)
+def test_the_name_that_was_meant_is_found_whatever_its_capitals(name, meant):
+    assert nearest(name, ["person", "face", "Nut"]) == meant
+
+
+def test_a_sentence_names_each_name_that_was_meant_once():
+    assert did_you_mean(["Person", "persons", "sofa", "Face"], ["face", "person"]) == "; did you mean 'person', 'face'?"
+    assert did_you_mean(["sofa"], ["face", "person"]) == ""

@@ -3,12 +3,17 @@ import pyarrow as pa
 import pytest
 
 from al_dagster.labelling import quality
+from al_dagster.registry.embedding_versions import list_versions
 
 
 def planted(table: pa.Table, column: str, value: object, row: int = 0) -> pa.Table:
     rows = table.to_pylist()
     rows[row][column] = value
     return pa.Table.from_pylist(rows, schema=table.schema)
+
+
+def dimensions(chain) -> dict[str, int]:
+    return {version.version_id: version.dimension for version in list_versions(chain.registry)}
 
 
 @pytest.fixture
@@ -24,7 +29,7 @@ def test_a_sound_batch_passes_every_rule(labelled):
         quality.boxes_inside_image(detections, frames),
         quality.no_duplicate_boxes(detections),
         quality.masks_inside_boxes(masks, detections, frames, labelled.masks),
-        quality.embeddings_well_formed(labelled.last("embeddings"), labelled.models.embedder.dimension),
+        quality.embeddings_well_formed(labelled.last("embeddings"), dimensions(labelled)),
     ]
     assert all(verdict.passed for verdict in verdicts), verdicts
     assert [verdict.figures.get("wrong", 0) for verdict in verdicts] == [0] * 5
@@ -36,7 +41,7 @@ def test_an_empty_batch_passes_every_rule(labelled):
     assert quality.boxes_inside_image(detections, frames).passed
     assert quality.no_duplicate_boxes(detections).passed
     assert quality.masks_inside_boxes(masks, detections, frames, labelled.masks).passed
-    assert quality.embeddings_well_formed(labelled.last("embeddings").slice(0, 0), 4).passed
+    assert quality.embeddings_well_formed(labelled.last("embeddings").slice(0, 0), {}).passed
 
 
 def test_more_than_a_tenth_quarantined_fails(labelled):
@@ -101,12 +106,19 @@ def test_a_mask_that_leaves_its_box_is_empty_or_has_no_file_fails(labelled, colu
 
 
 def test_a_vector_of_another_length_or_norm_fails(labelled):
-    embeddings, dimension = labelled.last("embeddings"), labelled.models.embedder.dimension
-    assert not quality.embeddings_well_formed(embeddings, dimension + 1).passed
+    embeddings, known = labelled.last("embeddings"), dimensions(labelled)
+    assert not quality.embeddings_well_formed(embeddings, {name: known[name] + 1 for name in known}).passed
     longer = planted(embeddings, "embedding", [value * 1.1 for value in embeddings["embedding"][0].as_py()])
-    verdict = quality.embeddings_well_formed(longer, dimension)
+    verdict = quality.embeddings_well_formed(longer, known)
     assert (verdict.passed, verdict.figures["wrong"]) == (False, 1)
-    empty = planted(embeddings, "embedding", [0.0] * dimension)
-    assert not quality.embeddings_well_formed(empty, dimension).passed
-    not_a_number = planted(embeddings, "embedding", [float("nan")] * dimension)
-    assert not quality.embeddings_well_formed(not_a_number, dimension).passed
+    (dimension,) = known.values()
+    for value in (0.0, float("nan")):
+        assert not quality.embeddings_well_formed(planted(embeddings, "embedding", [value] * dimension), known).passed
+
+
+def test_each_vector_is_held_against_the_version_that_it_was_made_with(labelled):
+    embeddings = labelled.last("embeddings")
+    older = planted(planted(embeddings, "embedding", [0.6, 0.8]), "version_id", "older_v1")
+    assert quality.embeddings_well_formed(older, {**dimensions(labelled), "older_v1": 2}).passed
+    verdict = quality.embeddings_well_formed(older, dimensions(labelled))
+    assert (verdict.passed, verdict.figures["wrong"]) == (False, 1), "a version that nobody knows"

@@ -1,11 +1,15 @@
+import errno
 import hashlib
 import io
 import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,9 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from structlog.testing import capture_logs
 
 from al_dagster.core.errors import UnreadableFileError
 from al_dagster.media import reading
+from al_dagster.media.inspection import inspect_file
 from al_dagster.media.reading import ImageFile, read_file, read_image
 
 LIMIT = 10_000_000
@@ -341,6 +347,62 @@ def test_a_file_that_may_not_be_read(photo):
 
 def test_a_name_too_long_for_the_file_system(tmp_path):
     assert reason(tmp_path / ("x" * 300 + ".jpg")) == "cannot be read: file name too long"
+
+
+class Disk:
+    """Opening files fails with an error of the disk so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int, failures: int) -> None:
+        self.number, self.failures, self.opened = number, failures, 0
+        self.real = reading.open_regular
+        monkeypatch.setattr(reading, "open_regular", self.open)
+
+    @contextmanager
+    def open(self, path: Path, *, max_bytes: int) -> Iterator[Any]:
+        self.opened += 1
+        with self.real(path, max_bytes=max_bytes) as file:
+            if self.opened <= self.failures:
+                raise OSError(self.number, os.strerror(self.number))
+            yield file
+
+
+READ = {
+    "read_image": lambda path: read_image(path, max_pixels=LIMIT).shape,
+    "read_file": lambda path: read_file(inspected(path), max_pixels=LIMIT).shape,
+    "inspect_file": lambda path: (
+        (row := inspect_file(path, root=None, max_pixels=LIMIT))["height"],
+        row["width"],
+        row["reason"] or 3,
+    ),
+}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE])
+@pytest.mark.parametrize("how", READ)
+def test_a_file_is_read_again_after_an_error_that_passes(photo, monkeypatch, how, number):
+    path = photo("a.png")
+    disk = Disk(monkeypatch, number, failures=2)
+    with capture_logs() as logs:
+        assert READ[how](path) == (48, 64, 3)
+    assert disk.opened == 3
+    assert [(log["log_level"], log["event"], log["file_path"]) for log in logs] == [
+        ("warning", "file is read again", str(path))
+    ] * 2
+
+
+def test_an_error_that_does_not_pass_is_the_reason_in_the_end(photo, monkeypatch):
+    path = photo("a.png")
+    disk = Disk(monkeypatch, errno.EIO, failures=100)
+    row = inspect_file(path, root=None, max_pixels=LIMIT)
+    assert (row["status"], row["reason"]) == ("quarantined", "cannot be read: input/output error")
+    assert 1 < disk.opened < 10
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOENT, errno.ELOOP])
+def test_an_error_that_stays_is_not_waited_out(photo, monkeypatch, number):
+    disk = Disk(monkeypatch, number, failures=100)
+    assert reason(photo("a.png"))
+    assert disk.opened == 1
 
 
 def inspected(path: Path) -> ImageFile:
