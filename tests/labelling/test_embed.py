@@ -18,7 +18,7 @@ def test_every_mask_gets_a_vector_of_the_embedder_and_its_version(chain):
     embedder = chain.models.embedder
     assert table["object_id"].to_pylist() == chain.last("masks")["object_id"].to_pylist()
     assert set(table["version_id"].to_pylist()) == {embedder.version_id}
-    assert embeddings_well_formed(table, embedder.dimension).passed
+    assert embeddings_well_formed(table, {embedder.version_id: embedder.dimension}).passed
 
 
 def test_like_shapes_have_like_vectors(chain):
