@@ -5,6 +5,7 @@ import dagster as dg
 from al_dagster.assets.metadata import picture, table_of
 from al_dagster.assets.partitions import projects
 from al_dagster.assets.register import objects
+from al_dagster.core.ids import slug_project
 from al_dagster.resources import RegistryResource
 
 
@@ -19,7 +20,7 @@ def calibration(context: dg.AssetExecutionContext, registry: RegistryResource) -
     """Raw confidence turned into the probability of being right, for each detector that people have reviewed enough."""
     from al_dagster.labelling.calibrate import calibrate
 
-    found = calibrate(registry.open(), registry.project(context.partition_key).name)
+    found = calibrate(registry.open(), registry.project(slug_project(context.partition_key)).name)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(found.content_hash),
         metadata={

@@ -69,16 +69,18 @@ def calibration_sensor(
     It compares states, not events, and asks only when enough reviews have changed, so that a person who is reviewing
     does not start a run with every click.
     """
+    from al_dagster.core.ids import project_slug
     from al_dagster.labelling.calibrate import due_calibrations
 
     requests = []
     for name, reviews in due_calibrations(registry.open()).items():
+        key = project_slug(name)
         # Reviews may change back: what was calibrated since tells this request from an earlier one for the same.
         done = dg.RunsFilter(
-            job_name=calibrate.name, tags={PARTITION_NAME_TAG: name}, statuses=[dg.DagsterRunStatus.SUCCESS]
+            job_name=calibrate.name, tags={PARTITION_NAME_TAG: key}, statuses=[dg.DagsterRunStatus.SUCCESS]
         )
-        run_key = f"{name}:{reviews}:{context.instance.get_runs_count(done)}"
-        requests.append(dg.RunRequest(run_key=run_key, partition_key=name))
+        run_key = f"{key}:{reviews}:{context.instance.get_runs_count(done)}"
+        requests.append(dg.RunRequest(run_key=run_key, partition_key=key))
     requests = due(context.instance, requests)
     if not requests:
         return dg.SkipReason("no project has enough new reviews")

@@ -1,5 +1,6 @@
 """``al calibrate``."""
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -28,9 +29,10 @@ def calibrate(
         check_conditions(registry, project=project)
     with progress_bars(not as_json, title=f"calibrating {project}"):
         from al_dagster.assets.partitions import projects
+        from al_dagster.core.ids import project_slug
         from al_dagster.runs import asset_metadata, execute
 
-        result = execute("calibrate", partition=project, partitions=projects)
+        result = execute("calibrate", partition=project_slug(project), partitions=projects)
     metadata = asset_metadata(result, "calibration")
     detectors, thresholds = (_rows(metadata[name]) for name in ("detectors", "thresholds"))
     if as_json:
@@ -48,7 +50,10 @@ def calibrate(
         columns |= {"reviews": "reviews", "bound": "sure of", "objects": "objects"}
         shown = [{**row, "confidence": row["confidence"] or "none yet"} for row in thresholds]
         print_table("Would be accepted", shown, columns, wide=["detection_model"])
-        say(f"`al objects accept --project {project} --precision P` accepts; `al ui` shows the reliability diagram")
+        say(
+            f"`al objects accept --project {shlex.quote(project)} --precision P` accepts; "
+            "`al ui` shows the reliability diagram"
+        )
 
 
 def _rows(table: Any) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -157,7 +158,7 @@ def _mask_store(settings: "Settings") -> str:
         project, path = wrong[0]
         raise UserError(
             f"{_share(wrong, masks, total, 'masks')} are missing or damaged in {settings.masks_dir}, such as {path}; "
-            f"`al ingest --project {project} --again` makes them anew"
+            f"`al ingest --project {shlex.quote(project)} --again` makes them anew"
         )
     return f"{settings.masks_dir}, {_all_good(masks, total, 'masks')}"
 
@@ -180,7 +181,7 @@ def _lake(settings: "Settings") -> str:
             if key not in stored[asset]:
                 raise UserError(
                     f"{lake.path(asset, key)} is missing; "
-                    f"`al ingest --project {batch_project(key)} --again` makes it anew"
+                    f"`al ingest --project {shlex.quote(batch_project(key))} --again` makes it anew"
                 )
     # Before versions had a table each, the newest one was kept under the dataset's name.
     for name, record in datasets.items():

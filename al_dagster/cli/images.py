@@ -1,5 +1,6 @@
 """``al images``: what is known of each image, and the images that people call background."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,7 +103,7 @@ def background(
     else:
         say("; ".join(f"{what}: {', '.join(ids)}" for what, ids in told.items()))
         if waiting:
-            say(f"not labelled yet: {len(waiting)}; `al ingest --project {project} --again` does it")
+            say(f"not labelled yet: {len(waiting)}; `al ingest --project {shlex.quote(project)} --again` does it")
 
 
 def _frames(registry: "Registry", project: str, image: str) -> list[str]:
@@ -115,5 +116,7 @@ def _frames(registry: "Registry", project: str, image: str) -> list[str]:
     source_id = image if image.startswith("src_") else source_at(registry, project, str(Path(image).absolute()))
     found = frames_of(registry, source_id) if source_id else []
     if not found:
-        raise UserError(f"{image}: is not an image of project {project!r}; `al images list -p {project}` lists them")
+        raise UserError(
+            f"{image}: is not an image of project {project!r}; `al images list -p {shlex.quote(project)}` lists them"
+        )
     return found

@@ -1,5 +1,6 @@
 """``al ingest``."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -108,10 +109,13 @@ def ingest(
         if groups:
             say(groups)
     if rows:
-        say(f"Look further:  al objects list --project {project}  or  al ui")
+        say(f"Look further:  al objects list --project {shlex.quote(project)}  or  al ui")
     # Another grouping holds for all files at once.
     if labelled_before and before is not None and before != config.model_copy(update={"grouping": before.grouping}):
-        say(f"{project} is configured anew; `al ingest --project {project} --again` labels its earlier files so too.")
+        say(
+            f"{project} is configured anew; `al ingest --project {shlex.quote(project)} --again` "
+            "labels its earlier files so too."
+        )
 
 
 def _project_file(path: Path | None) -> Path | None:
@@ -225,7 +229,7 @@ def _show(project: str, path: Path | None, rows: list[dict[str, Any]], quarantin
         )
         say(f"{path or project}: nothing new; every file is labelled already{but}")
         if quarantined:
-            say(f"`al ingest --project {project} --again` tries quarantined files again.")
+            say(f"`al ingest --project {shlex.quote(project)} --again` tries quarantined files again.")
         return
     if len(rows) > 1:
         columns = {"batch": "batch", "files": "files", "quarantined": "quarantined", "objects": "objects"}
@@ -246,7 +250,7 @@ def _show(project: str, path: Path | None, rows: list[dict[str, Any]], quarantin
     if total["images_unsure"]:
         say(
             f"{total['images_unsure']} images hold only proposals that are like no example: they are no background, "
-            f"and in no dataset, unless you say so:  al images list --project {project} --state unsure"
+            f"and in no dataset, unless you say so:  al images list --project {shlex.quote(project)} --state unsure"
         )
     in_part = [
         *_counted(total["animations"], "{} labelled by the first picture alone", "file is", "files are"),

@@ -111,7 +111,7 @@ def _with_reasons(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _goes_on(row: dict[str, Any]) -> str:
     if row["origin"] == "inbox":
         return "al ui"
-    return f"al ingest {shlex.quote(row['folder'])} --project {row['project']}"
+    return f"al ingest {shlex.quote(row['folder'])} --project {shlex.quote(row['project'])}"
 
 
 def _counts(row: dict[str, Any], first: str, *others: str) -> str:

@@ -2,11 +2,14 @@
 
 import base64
 import hashlib
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 ID_LENGTH = 12
+_UNFIT = re.compile(r"\.{3,}|[^\w.-]")
+_ESCAPES = re.compile("(?:~[0-9a-f]{2})+")
 
 
 def digest(*parts: object) -> str:
@@ -48,11 +51,29 @@ def track_id(source: str, category: str, first_object: str) -> str:
 
 
 def batch_key(project_id: str, now: datetime | None = None) -> str:
-    """A new batch partition key: ``project--YYYYmmddTHHMMSS-xxxx`` in UTC."""
+    """A new batch partition key: ``project--YYYYmmddTHHMMSS-xxxx`` in UTC, of the project's slug."""
     moment = (now or datetime.now(UTC)).astimezone(UTC)
-    return f"{project_id}--{moment:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    return f"{project_slug(project_id)}--{moment:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
 def batch_project(key: str) -> str:
     """The project of a batch partition key."""
-    return key.rpartition("--")[0]
+    return slug_project(key.rpartition("--")[0])
+
+
+def project_slug(project_id: str) -> str:
+    """The name of a project as it stands in partition keys: letters and digits of any script, ``_``, ``-`` and ``.``.
+
+    The UTF-8 bytes of any other character are written as ``~`` and two hexadecimal digits, and so are three dots in a
+    row, which for Dagster name a range.
+
+    Example:
+        >>> project_slug("bolts M8")
+        'bolts~20M8'
+    """
+    return _UNFIT.sub(lambda found: "".join(f"~{byte:02x}" for byte in found[0].encode()), project_id)
+
+
+def slug_project(slug: str) -> str:
+    """The project that a slug stands for."""
+    return _ESCAPES.sub(lambda found: bytes.fromhex(found[0].replace("~", "")).decode(), slug)

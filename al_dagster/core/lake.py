@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import shlex
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,7 +147,7 @@ class Lake:
 def _mended_by(asset: str, partition: str) -> str:
     if asset == "dataset":
         return "`al dataset build` of its dataset writes it again, if the labels are as they were"
-    return f"`al ingest --project {batch_project(partition)} --again` makes it anew"
+    return f"`al ingest --project {shlex.quote(batch_project(partition))} --again` makes it anew"
 
 
 def _sealed(content: bytes) -> bytes:

@@ -1,15 +1,19 @@
 """A project's configuration: the ``project.yaml`` in its inbox folder, kept in the registry as JSON."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar, get_args
+from urllib.parse import quote
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.ids import project_slug
 from al_dagster.core.input_files import read_text_file
+from al_dagster.core.text import printable
 
 TRAINED = "model:"
 """What a reference to a model that the platform trained begins with; the name of its dataset follows."""
@@ -24,16 +28,25 @@ UNKNOWN = "Unknown"
 """What a proposal is called that is like no example."""
 
 EXAMPLE = "'classes: [nut, bolt]'"
-PROJECT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+MAX_PROJECT_NAME = 64
+"""Characters of a project's name."""
+
+_MAX_FILE_NAME = 200
+"""Bytes that a project's name may take of the names of its files."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _valid_name(name: str) -> str:
-    if not PROJECT_NAME.fullmatch(name) or "--" in name or "..." in name:
+    # The names of folders come decomposed from some systems.
+    name = unicodedata.normalize("NFC", name)
+    if not name or name != name.strip() or name[0] in "-." or not name.isprintable() or printable(name) != name:
         raise ValueError(
-            f"{name!r} cannot name a project: use up to 64 letters, digits, '_', '-' and '.', and no '--' or '...'"
+            f"{printable(name)!r} cannot name a project: use printable characters, first a letter, a digit or a symbol "
+            "other than '-' and '.', and no space at either end"
         )
+    if len(name) > MAX_PROJECT_NAME or len(quote(project_slug(name))) > _MAX_FILE_NAME:
+        raise ValueError(f"{name!r} cannot name a project: it is too long")
     return name
 
 

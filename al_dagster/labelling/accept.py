@@ -1,5 +1,6 @@
 """Automatic acceptance: validating the objects that the reviews of their calibrated detector support."""
 
+import shlex
 from collections import Counter
 from typing import Any
 
@@ -110,7 +111,7 @@ def _why_refused(
     category: str | None,
 ) -> str:
     if not calibrated:
-        ready = f"its confidence is not calibrated yet: `al calibrate --project {project_id}` does it"
+        ready = f"its confidence is not calibrated yet: `al calibrate --project {shlex.quote(project_id)}` does it"
         return f"its confidence cannot be calibrated yet, there are {missing}" if missing else ready
     wrong = int((~mine.correct).sum())
     more = perfect_reviews_missing(mine.confidence, mine.correct, precision)

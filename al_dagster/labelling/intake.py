@@ -125,7 +125,8 @@ def _check_new_folder(registry: Registry, config: ProjectConfig, folder: Path) -
         return
     raise UserError(
         f"{folder}: its project.yaml names the project {config.name!r}, which exists already and is configured "
-        f"otherwise; give another name, or add its files by `al ingest {shlex.quote(str(folder))} -p {config.name}`"
+        "otherwise; give another name, or add its files by "
+        f"`al ingest {shlex.quote(str(folder))} -p {shlex.quote(config.name)}`"
     )
 
 

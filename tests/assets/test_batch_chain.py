@@ -48,6 +48,15 @@ def test_the_whole_chain_of_a_batch_with_its_checks(bench, labelled):
     assert {evaluation.metadata["partition"].value for evaluation in evaluations} == {key}
 
 
+@pytest.mark.parametrize("name", ["나사 M8", "a...b", "x--y/z, 'q'"])
+def test_the_name_of_a_project_may_be_any_printable_one(bench, name):
+    (key,) = bench.claim(bench.home.pictures(1), bench.home.project(name))
+    result = bench.run(key, checks=True)
+    assert result.success
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
+    assert {row["project_id"] for row in bench.objects().values()} == {name}
+
+
 def test_every_table_in_the_lake_has_its_declared_columns(bench, labelled):
     key, _ = labelled
     for name in CHAIN:

@@ -32,7 +32,7 @@ def _is_one_line(said: Any) -> bool:
         (["ingest", "nowhere", "-p", "x", "-c", "person"], ["nowhere does not exist"]),
         (["ingest", ".", "-p", "x"], ["project 'x' is new", "--classes"]),
         (["ingest", ".", "-p", "x", "-c", " , ,"], ["names no class"]),
-        (["ingest", ".", "-p", "a--b", "-c", "person"], ["'a--b' cannot name a project"]),
+        (["ingest", ".", "-p", ".ab", "-c", "person"], ["'.ab' cannot name a project"]),
         (["ingest", ".", "-p", "x", "-c", "person", "--profile", "big"], ["profile", "embedded"]),
         (["ingest", ".", "-p", "x", "-c", "dragon"], ["'dragon'", "it knows", "person"]),
         (["ingest", ".", "-p", "x", "-c", "nut", "--support", "nowhere"], ["nowhere", "folder of example pictures"]),

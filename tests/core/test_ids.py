@@ -66,6 +66,19 @@ def test_a_batch_key_names_project_and_time_in_utc():
     assert re.fullmatch(r"parts--20260228T163005-[0-9a-f]{4}", ids.batch_key("parts", moment))
 
 
-@given(name=st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z").filter(lambda name: "--" not in name))
-def test_the_project_of_a_batch_key_is_read_back(name: str):
-    assert ids.batch_project(ids.batch_key(name, datetime(2026, 1, 1, tzinfo=UTC))) == name
+@given(name=st.text(st.characters(codec="utf-8"), min_size=1, max_size=64))
+def test_the_project_of_a_batch_key_is_read_back_and_the_key_is_fit_for_dagster(name: str):
+    key = ids.batch_key(name, datetime(2026, 1, 1, tzinfo=UTC))
+    assert ids.batch_project(key) == name
+    assert "..." not in key
+    assert re.fullmatch(r"[\w.~-]+", key)
+    assert ids.slug_project(ids.project_slug(name)) == name
+
+
+@pytest.mark.parametrize("name", ["parts", "a-b_c.d", "나사", "A1"])
+def test_letters_and_digits_of_any_script_stand_in_a_slug_as_they_are(name: str):
+    assert ids.project_slug(name) == name
+
+
+def test_other_characters_are_written_as_their_bytes():
+    assert ids.project_slug("bolts M8/é") == "bolts~20M8~2fé"

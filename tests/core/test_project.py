@@ -1,4 +1,5 @@
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_empty_and_repeated_classes_are_dropped_and_the_order_kept(given, kept):
             "grouping.by: Input should be 'content', 'folder', 'pattern', 'time' or",
         ),
         ("classes: [a]\nvalidated_examples: b", "validated_examples: 'b' is not among the classes (a)"),
-        ("classes: [a]\nname: a--b", "name: 'a--b' cannot name a project: use up to 64 letters"),
+        ("classes: [a]\nname: .ab", "name: '.ab' cannot name a project: use printable characters"),
         ("classes: [a\nname: b", "is not valid YAML in line 2"),
         ("classes: [a]\ndescription: 2026-13-45", "holds a value that is not valid YAML: month must be in 1..12"),
         (b"classes: [\xff]", "is not UTF-8 text"),
@@ -132,7 +133,7 @@ def test_a_wrong_file_is_answered_with_one_sentence(written, content, said):
 
 
 def test_a_folder_whose_name_cannot_be_a_project_says_so(written):
-    assert "'my photos' cannot name a project" in sentence(written("classes: [a]", folder="my photos"))
+    assert "'.photos' cannot name a project" in sentence(written("classes: [a]", folder=".photos"))
 
 
 def test_a_missing_file_and_a_folder_say_so(tmp_path):
@@ -142,15 +143,25 @@ def test_a_missing_file_and_a_folder_say_so(tmp_path):
         load_yaml(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["a", "A-1_b.c", "0", "x" * 64, "a-"])
+@pytest.mark.parametrize(
+    "name",
+    ["a", "A-1_b.c", "0", "x" * 64, "a-", "a--b", "a...b", "나사", "bolts M8", "a/b", "a,b", "🔩", "나사 " * 4 + "x"],
+)
 def test_names_that_fit_are_taken(name):
     assert ProjectConfig(name=name, classes=("a",)).name == name
 
 
-@pytest.mark.parametrize("name", ["", "-a", ".a", "a/b", "a b", "a,b", "a--b", "a...b", "x" * 65, "a\n", "나사"])
-def test_names_that_a_partition_key_or_a_folder_cannot_hold_are_refused(name):
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "-a", ".a", " a", "a ", "a\n", "a\tb", "a\u202eb", "a\udcff", "a\x00", "x" * 65, "나" * 40, "🔩" * 17],
+)
+def test_names_that_steer_a_terminal_or_are_too_long_for_a_file_are_refused(name):
     with pytest.raises(UserError, match="cannot name a project"):
         parse_project({"name": name, "classes": ["a"]}, "options")
+
+
+def test_a_decomposed_name_is_that_of_the_same_project():
+    assert ProjectConfig(name=unicodedata.normalize("NFD", "나사 é"), classes=("a",)).name == "나사 é"
 
 
 def test_yaml_cannot_build_objects(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from al_dagster.core.errors import UserError
+from al_dagster.core.ids import batch_project
 from al_dagster.labelling.intake import take_folder, take_inbox
 from al_dagster.registry.batches import batch_manifest, list_batches, mark_labelled
 from al_dagster.registry.database import open_registry
@@ -42,6 +43,15 @@ def test_new_files_are_cut_into_batches_of_their_project(registry, home, fill_in
     assert names(registry, intake.unfinished) == [["picture_0.png", "picture_1.png"], ["picture_2.png"]]
     assert all(key.startswith("shapes--") for key in intake.unfinished)
     assert get_project(registry, "shapes").classes == ("disc", "bar")
+
+
+@pytest.mark.parametrize("name", ["나사", "bolts M8", "a...b", "x--y"])
+def test_the_folder_of_a_project_may_have_any_printable_name(registry, home, fill_inbox, name):
+    fill_inbox(name)
+    intake = take(registry, home)
+    assert intake.problems == []
+    assert [batch_project(key) for key in intake.unfinished] == [name]
+    assert get_project(registry, name).name == name
 
 
 def test_a_file_is_taken_once_and_its_batch_stays_unfinished_until_it_is_labelled(registry, home, fill_inbox):
