@@ -61,7 +61,7 @@ def test_a_damaged_table_is_absent_for_its_stage_and_for_others_an_error_that_na
     lake.write(ASSET, key, table("obj_a"))
     spoil(Path(lake.path(ASSET, key)), damage)
     assert lake.previous(ASSET, key).equals(VECTOR_INDEX.empty_table())
-    with pytest.raises(DamagedTableError, match="is damaged; `al ingest --project my parts --again` makes it anew"):
+    with pytest.raises(DamagedTableError, match="is damaged; `al ingest --project 'my parts' --again` makes it anew"):
         lake.read(ASSET, key)
     lake.write(ASSET, key, table("obj_b"))
     assert lake.read(ASSET, key)["object_id"].to_pylist() == ["obj_b"]
