@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export AL_HOME ?= $(CURDIR)/data
 
-.PHONY: install demo test lint ui lock clean
+.PHONY: install demo test test-slow lint ui lock clean
 
 install: .venv/.installed
 
@@ -19,7 +19,10 @@ demo: install
 	$(BIN)/al demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 lint: install
 	$(BIN)/ruff check

@@ -34,6 +34,7 @@ from al_dagster.datasets.export_yolo import write_yolo
 from al_dagster.datasets.frozen import FrozenDataset
 from al_dagster.datasets.images import image_folder, place_image
 from al_dagster.datasets.labels import ignored_of, labels_of
+from al_dagster.media.budget import PixelBudget
 from al_dagster.vision.polygons import mask_polygons
 from al_dagster.vision.protocols import Mask
 
@@ -41,6 +42,7 @@ WIDTH, HEIGHT = 640, 480
 OBJECTS_PER_IMAGE = 4
 CLASSES = tuple(f"part {i:02d}" for i in range(20))
 SHAPES = 64
+LIMIT = 10**9
 RIVALS = {
     "datumaro": ["datumaro"],
     "labelformat": ["labelformat"],
@@ -112,10 +114,11 @@ def write_masks(folder: Path, dataset: FrozenDataset) -> None:
 
 def copy_images(folder: Path, dataset: FrozenDataset, picture: Path) -> None:
     """Put the images of the dataset into a folder, as an export does."""
+    budget = PixelBudget(LIMIT)
     for split in ("train", "val", "test"):
         (folder / image_folder(split)).mkdir(parents=True)
     for image in dataset.images:
-        place_image(image, [picture], folder / image_folder(image.split), links=False, max_pixels=10**9)
+        place_image(image, [picture], folder / image_folder(image.split), links=False, max_pixels=LIMIT, budget=budget)
 
 
 def images_per_cpu_s(count: int, runs: int, write: Callable[[Path], None]) -> float:

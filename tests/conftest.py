@@ -1,7 +1,9 @@
 """A home of its own with small drawn pictures that the embedded models label for real, for the tests of the chain."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,9 +11,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+import structlog
 from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 
+from al_dagster.core.logging import PACKAGE, UNITS
 from al_dagster.core.project import ProjectConfig, parse_project
 from al_dagster.core.settings import Settings, load_settings
 
@@ -25,6 +29,10 @@ SLOW_LAST = ("labelling", "datasets", "automation", "assets", "training", "bench
 hypothesis_settings.register_profile("patient", deadline=None)
 hypothesis_settings.load_profile("patient")
 
+# A shell starts what runs in the background with Ctrl-C ignored, which every child would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 HEIGHT, WIDTH = 120, 160
 COLOURS = {"disc": (200, 40, 40), "bar": (30, 40, 190)}
 
@@ -37,6 +45,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return SLOW_LAST.index(room) + 1 if room in SLOW_LAST else 0
 
     items.sort(key=rank)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_found() -> Iterator[None]:
+    """What a test, or a command that it calls, sets for the whole process ends with it."""
+    levels = {name: logging.getLogger(name).level for name in (PACKAGE, UNITS)}
+    handlers = list(logging.getLogger().handlers)
+    yield
+    structlog.reset_defaults()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    for handler in set(logging.getLogger().handlers) - set(handlers):
+        logging.getLogger().removeHandler(handler)
 
 
 def draw_shapes(seed: int, parts: tuple[tuple[str, int, int], ...] | None = None) -> NDArray[np.uint8]:

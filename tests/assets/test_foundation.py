@@ -27,6 +27,8 @@ from al_dagster.vision import sam2_proposals
 from al_dagster.vision.fetch import fetch
 from al_dagster.vision.sam2_proposals import ProposalFilters
 
+pytestmark = pytest.mark.slow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FLORENCE2, SAM2, DINOV2 = "florence-2-large", "sam2.1-hiera-base-plus", "dinov2-base"
 PICTURES = 4

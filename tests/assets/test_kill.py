@@ -19,6 +19,8 @@ from al_dagster.resources.instance import open_instance
 from al_dagster.vectors.chroma import ChromaStore
 from al_dagster.vision.hog_color import HogColorEmbedder
 
+pytestmark = pytest.mark.slow
+
 CHAIN = ("sources", "frames", "detections", "masks", "embeddings", "classifications", "objects", "vector_index")
 KILLED = -9
 OF_ITS_OWN_RUN = {"created_at", "updated_at", "labelled_at", "synced_at", "run_id", "id", "outbox_id"}

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "bccd.py"
 DATA = Path(__file__).parents[3] / "shared" / "data" / "bccd"
 

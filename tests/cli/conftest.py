@@ -2,17 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import structlog
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
@@ -101,8 +101,8 @@ def al() -> Callable[..., Said]:
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """Four images and a text named .jpg, labelled once; tests do not change what others look at."""
+def labelled_place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Four images and a text named .jpg, labelled once; only to be copied."""
     root = tmp_path_factory.mktemp("place")
     images, support, home = root / "images", root / "examples", root / "home"
     for seed in range(4):
@@ -112,6 +112,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     said = _run(home, "ingest", images, "-p", "shapes", "-c", "square,disc", "--support", support, "--json")
     assert said.status == 0, said.err
     return Place(home, images, support, said.json)
+
+
+@pytest.fixture
+def place(labelled_place: Place, tmp_path: Path) -> Place:
+    """A place whose home is the test's own, which it may change; images and examples are those of all tests."""
+    return replace(labelled_place, home=Path(shutil.copytree(labelled_place.home, tmp_path / "place")))
 
 
 @pytest.fixture
@@ -131,4 +137,3 @@ def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp
     monkeypatch.setenv("COLUMNS", "80")
     yield call
     signal.set_wakeup_fd(-1)
-    structlog.reset_defaults()

@@ -130,16 +130,16 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(al: Callable, draw_shapes: Callable, place: Any, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(al: Callable, draw_shapes: Callable, labelled_place: Any, tmp_path_factory: pytest.TempPathFactory) -> Story:
     root = tmp_path_factory.mktemp("story")
     home, images, discs = root / "home", root / "images", root / "examples"
-    shutil.copytree(place.home, home)
-    shutil.copytree(place.support / "disc", discs / "disc")
+    shutil.copytree(labelled_place.home, home)
+    shutil.copytree(labelled_place.support / "disc", discs / "disc")
     draw_shapes(images / "9.bmp", 9)
     call = ["ingest", images, "-p", "shapes", "-c", "disc", "--support", discs, "--json"]
     process = subprocess.Popen(
         [AL, *map(str, call)],
-        env={**place.environment, "AL_HOME": str(home)},
+        env={**labelled_place.environment, "AL_HOME": str(home)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -265,12 +265,11 @@ def test_an_object_is_shown_with_its_mask(here: Callable, place: Any, tmp_path: 
 def labelled_home(place: Any, tmp_path: Path) -> Path:
     """A home whose images were labelled once, both copied so that a test may change them."""
     images = shutil.copytree(place.images, tmp_path / "images")
-    home = shutil.copytree(place.home, tmp_path / "home")
-    with open_registry(Settings(home=home).database_url) as registry, registry.session() as session:
+    with open_registry(Settings(home=place.home).database_url) as registry, registry.session() as session:
         for table in ("sources", "batch_files"):
             moved = f"UPDATE {table} SET file_path = replace(file_path, '{place.images}', '{images}')"
             session.connection().exec_driver_sql(moved)
-    return home
+    return Path(place.home)
 
 
 def test_reviewing_objects_is_kept_with_who_said_so(here: Callable, story: Story) -> None:
@@ -446,6 +445,7 @@ def test_a_dataset_whose_check_fails_is_told_on_standard_error(here: Callable, p
     assert (said.status, said.err) == (0, f"al: check failed: {told}\n")
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_and_evaluated_and_says_how_good_it_is_and_where(
     here: Callable, place: Any, tmp_path: Path
 ) -> None:
@@ -527,6 +527,7 @@ def start_ui(place: Any, tmp_path: Path) -> Iterator[Callable[[], tuple["subproc
         process.communicate()
 
 
+@pytest.mark.slow
 def test_the_ui_is_served_on_this_machine_only_and_ends_with_all_it_started(start_ui: Callable, tmp_path: Path) -> None:
     process, port = start_ui()
     assert process.stdout.readline() == f"Dagster UI: http://127.0.0.1:{port}\n"
@@ -547,6 +548,7 @@ def test_the_ui_is_served_on_this_machine_only_and_ends_with_all_it_started(star
     assert _with_home(tmp_path / "home") == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_ui_had_started_ends_and_another_can_be_started(start_ui: Callable, tmp_path: Path) -> None:
     process, port = start_ui()
     assert process.stdout.readline() == f"Dagster UI: http://127.0.0.1:{port}\n"

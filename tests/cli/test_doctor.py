@@ -17,9 +17,9 @@ from al_dagster.vectors.chroma import ChromaStore
 
 
 @pytest.fixture
-def spoilt(place: Any, tmp_path: Path) -> Path:
-    """A copy of the home, which a test may damage."""
-    return Path(shutil.copytree(place.home, tmp_path / "copy"))
+def spoilt(place: Any) -> Path:
+    """The home, which a test may damage."""
+    return Path(place.home)
 
 
 def wrong(said: Any) -> dict[str, str]:
@@ -31,6 +31,7 @@ def newest(folder: Path, pattern: str) -> Path:
     return sorted(folder.rglob(pattern))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["emptied", "cut off", "flipped", "other magic"])
 def test_damaged_masks_and_tables_are_found_and_the_command_it_names_mends_them(
     spoilt: Path, al: Callable, spoil: Callable, damage: str
@@ -46,6 +47,7 @@ def test_damaged_masks_and_tables_are_found_and_the_command_it_names_mends_them(
     assert wrong(al(spoilt, "doctor", "--json")) == {}
 
 
+@pytest.mark.slow
 def test_no_file_has_more_permissions_than_the_umask_leaves(place: Any, al: Callable, tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
@@ -81,6 +83,7 @@ def test_above_its_bounds_it_says_how_many_it_looked_at(
     assert "tables as they were written: 2 looked at of 8" in says["lake"]
 
 
+@pytest.mark.slow
 def test_a_damaged_or_missing_export_is_found_and_exporting_again_mends_it(
     spoilt: Path, al: Callable, spoil: Callable, tmp_path: Path
 ) -> None:
@@ -139,6 +142,7 @@ def test_the_doctor_makes_no_index(spoilt: Path, here: Callable) -> None:
     assert not (spoilt / "registry" / "chroma").exists()
 
 
+@pytest.mark.slow
 def test_labelling_fills_a_lost_vector_index(spoilt: Path, al: Callable, here: Callable) -> None:
     shutil.rmtree(spoilt / "registry" / "chroma")
     said = al(spoilt, "ingest", "-p", "shapes", "--again")
@@ -175,6 +179,7 @@ def test_a_lost_registry_beside_what_it_knew_is_noticed_and_never_made_anew(
     assert (database.read_bytes() if database.exists() else None) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["emptied", "cut off", "other magic"])
 @pytest.mark.parametrize("name", DATABASES)
 def test_a_damaged_database_of_dagster_is_named_and_moving_it_away_mends_it(

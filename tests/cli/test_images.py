@@ -1,15 +1,12 @@
 """What is known of each image, as a person asks for it and says it."""
 
-import shutil
-
 import pytest
 
 
 @pytest.fixture
-def copy(place, tmp_path):
-    """A copy of the labelled home that a test may change."""
-    shutil.copytree(place.home, tmp_path / "home")
-    return tmp_path / "home"
+def copy(place):
+    """The labelled home."""
+    return place.home
 
 
 def test_every_image_is_listed_with_its_state_objects_and_file(place, here):

@@ -21,7 +21,7 @@ STEERS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 
 
 @pytest.fixture(scope="module")
-def nasty(al, draw_shapes, place, tmp_path_factory):
+def nasty(al, draw_shapes, labelled_place, tmp_path_factory):
     """A home whose files, folder and class have names that steer a terminal; what its ingest said."""
     root = tmp_path_factory.mktemp("nasty")
     images, examples = root / "folder\x1b[31m", root / "examples"
@@ -29,7 +29,7 @@ def nasty(al, draw_shapes, place, tmp_path_factory):
     draw_shapes(images / NASTY, 0)
     (images / f"broken{NASTY}").write_text("no image")
     for folder, name in (("square", "square"), ("disc", "disc\x1b[5m")):
-        shutil.copytree(place.support / folder, examples / name)
+        shutil.copytree(labelled_place.support / folder, examples / name)
     classes = "square,disc\x1b[5m"
     said = al(root / "home", "ingest", images, "-p", "shapes", "-c", classes, "--support", examples)
     return root / "home", images, examples, said
@@ -39,6 +39,7 @@ def _object(al, home):
     return al(home, "objects", "list", "--json").json[0]
 
 
+@pytest.mark.slow
 def test_names_that_steer_a_terminal_are_written_out_by_every_command(nasty, al):
     home, images, _, ingested = nasty
     assert ingested.status == 0, ingested.err
@@ -94,6 +95,7 @@ def _on_a_terminal(home, *arguments):
     return written
 
 
+@pytest.mark.slow
 def test_progress_bars_show_no_name_that_steers_the_terminal(nasty):
     home, images, examples, _ = nasty
     command = ["ingest", images, "-p", "shapes", "-c", "square,disc\x1b[5m", "--support", examples]

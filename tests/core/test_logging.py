@@ -1,7 +1,6 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -9,12 +8,6 @@ import structlog
 from al_dagster.core.errors import UserError
 from al_dagster.core.logging import configure_logging
 from al_dagster.core.settings import Settings
-
-
-@pytest.fixture(autouse=True)
-def _configuration_as_before() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 def test_json_is_one_object_a_line_with_level_time_and_values():

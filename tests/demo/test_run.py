@@ -11,6 +11,8 @@ from al_dagster.core.settings import load_settings
 from al_dagster.demo.run import run_demo
 from al_dagster.training.tracking import Tracking
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):

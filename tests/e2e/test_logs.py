@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 import yaml
 
 from al_dagster.resources.instance import open_instance
 from tests.e2e.conftest import PATIENCE_SECONDS, free_port
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_process_of_the_server_logs_json_and_the_packages_also_into_the_event_log(home):

@@ -11,6 +11,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+pytestmark = pytest.mark.slow
+
 RUNS = "{ runsOrError { ... on Runs { results { runId status jobName tags { key value } } } } }"
 LAUNCH = """
 mutation Launch($parameters: ExecutionParams!) {

@@ -11,6 +11,8 @@ import pytest
 from al_dagster.demo.scenes import draw_scene
 from al_dagster.registry.recordings import RecordedFile, numbered_runs, recording_pairs
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[2] / "../shared/data"
 NOON = datetime(2026, 5, 1, 12)
 

@@ -49,8 +49,6 @@ with dg.DagsterInstance.get() as instance:
 def _configured():
     configure_logging(Settings(), quiet=True)
     log_to_runs()
-    yield
-    structlog.reset_defaults()
 
 
 def said(lines: int = 1) -> list[tuple[int, str]]:

@@ -15,6 +15,8 @@ from al_dagster.training.evaluate import choose_split, evaluate, metric_name
 from al_dagster.training.tracking import Tracking
 from al_dagster.yolo.predict import predict
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copied(dataset: ExportedDataset, tmp_path: Path) -> ExportedDataset:

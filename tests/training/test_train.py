@@ -17,6 +17,8 @@ from al_dagster.training.dataset import ExportedDataset
 from al_dagster.training.tracking import Tracking
 from al_dagster.training.train import train
 
+pytestmark = pytest.mark.slow
+
 KILLED_AT_FIRST_EPOCH = """
 import os, signal, subprocess, sys
 from pathlib import Path

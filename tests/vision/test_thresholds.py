@@ -106,6 +106,7 @@ CURVES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curve", CURVES)
 @pytest.mark.parametrize("reviews", [150, 600])
 def test_choosing_the_threshold_by_the_reviews_misses_the_precision_in_at_most_one_of_twenty(curve, reviews):

@@ -31,6 +31,8 @@ from al_dagster.vision.yolo import YoloDetector
 from al_dagster.yolo.predict import Predictions, predict
 from al_dagster.yolo.process import worker_environment
 
+pytestmark = pytest.mark.slow
+
 BUILDER = Path(__file__).parents[2] / "benchmarks" / "checkpoints_yolo.py"
 CLASSES = ("Red Box", "green disc", "blue bar")
 ALL = [Prompt("red box"), Prompt("green disc"), Prompt("blue bar")]

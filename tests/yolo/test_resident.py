@@ -19,6 +19,8 @@ from al_dagster.core.errors import UserError
 from al_dagster.yolo.errors import YoloError
 from al_dagster.yolo.resident import ResidentModel
 
+pytestmark = pytest.mark.slow
+
 STARTS_AND_IS_KILLED = """
 import hashlib, os, signal, sys
 from pathlib import Path
