@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,16 +49,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_found() -> Iterator[None]:
-    """What a test, or a command that it calls, sets for the whole process ends with it."""
+def _process_as_found() -> Iterator[None]:
+    """What a test, or a command that it calls, sets for the whole process ends with it: its home, and the logging."""
+    environment = _environment()
     levels = {name: logging.getLogger(name).level for name in (PACKAGE, UNITS)}
     handlers = list(logging.getLogger().handlers)
     yield
+    for name in _environment().keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
     structlog.reset_defaults()
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     for handler in set(logging.getLogger().handlers) - set(handlers):
         logging.getLogger().removeHandler(handler)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(("AL_", "DAGSTER_"))}
 
 
 def draw_shapes(seed: int, parts: tuple[tuple[str, int, int], ...] | None = None) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -139,6 +140,13 @@ def test_the_browser_shows_the_contact_sheet_of_the_labels(server, run, page):
     keep_screenshot(page, "contact_sheet")
 
 
+def send_signal(run_id: str, number: signal.Signals) -> None:
+    """Send a signal to the process of a run."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and run_id.encode() in (entry / "cmdline").read_bytes():
+            os.kill(int(entry.name), number)
+
+
 def test_a_second_run_waits_for_the_accelerator_until_the_first_is_cancelled(server, run):
     """Runs whose assets share the pool ``gpu`` go one at a time, and a cancelled one gives its place back."""
     partition = next(tag["value"] for tag in run["tags"] if tag["key"] == "dagster/partition")
@@ -157,8 +165,10 @@ def test_a_second_run_waits_for_the_accelerator_until_the_first_is_cancelled(ser
         return server.ask(STATUS, id=run_id)["runOrError"]["status"]
 
     server.wait_for("first run at work", lambda: status(first) == "STARTED")
+    send_signal(first, signal.SIGSTOP)  # or it may end before it is cancelled
     assert status(second) == "QUEUED"
     cancelled = server.ask(CANCEL, id=first)["terminateRun"]["__typename"]
+    send_signal(first, signal.SIGCONT)
     assert cancelled == "TerminateRunSuccess"
     server.wait_for("second run that has succeeded", lambda: status(second) == "SUCCESS")
     assert status(first) == "CANCELED"

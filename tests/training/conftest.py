@@ -94,7 +94,7 @@ def config() -> TrainingConfig:
     return TrainingConfig(epochs=1, imgsz=64, batch=3, nbs=3, device="cpu", threads=1, mosaic=0.0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Tracking, subprocess.Popen[str]]":
     """A new MLflow database, opened at the same time by this process and by another."""
     home = tmp_path_factory.mktemp("mlflow")
@@ -112,14 +112,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Tracking, subproce
     return tracking, other
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tracking(store: "tuple[Tracking, subprocess.Popen[str]]") -> Tracking:
     return store[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def network_guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Makes every Python process that is started from here fail at its first step on to the network, and log it."""
+    """Makes every Python process that these tests start fail at its first step on to the network, and log it."""
     folder = tmp_path_factory.mktemp("guard")
     (folder / "sitecustomize.py").write_text(GUARD)
     log = folder / "network.log"
@@ -130,7 +130,7 @@ def network_guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield log
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(
     dataset: ExportedDataset,
     config: TrainingConfig,
