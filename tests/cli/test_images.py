@@ -3,12 +3,6 @@
 import pytest
 
 
-@pytest.fixture
-def copy(place):
-    """The labelled home."""
-    return place.home
-
-
 def test_every_image_is_listed_with_its_state_objects_and_file(place, here):
     rows = here("images", "list", "-p", "shapes", "--json", home=place.home).json
     assert {(row["state"], row["objects"]) for row in rows} == {("objects", 2)}
@@ -17,19 +11,19 @@ def test_every_image_is_listed_with_its_state_objects_and_file(place, here):
 
 
 @pytest.mark.parametrize("name", ["path", "source", "frame"])
-def test_an_image_whose_objects_are_deleted_can_be_called_background_and_back(place, here, copy, name):
-    (first, *_) = here("images", "list", "-p", "shapes", "--json", home=copy).json
+def test_an_image_whose_objects_are_deleted_can_be_called_background_and_back(place, here, name):
+    (first, *_) = here("images", "list", "-p", "shapes", "--json", home=place.home).json
     image = {"path": first["file_path"], "source": first["source_id"], "frame": first["frame_id"]}[name]
-    refused = here("images", "background", image, "-p", "shapes", "--by", "ann", home=copy)
+    refused = here("images", "background", image, "-p", "shapes", "--by", "ann", home=place.home)
     assert refused.status == 2
     assert f"frame {first['frame_id']} has objects" in refused.err
-    objects = here("objects", "list", "--source", first["source_id"], "--json", home=copy).json
-    here("objects", "delete", *(row["object_id"] for row in objects), "--by", "ann", home=copy)
-    assert here("images", "background", image, "-p", "shapes", "--by", "ann", home=copy).status == 0
-    (row,) = here("images", "list", "-p", "shapes", "--state", "background", "--json", home=copy).json
+    objects = here("objects", "list", "--source", first["source_id"], "--json", home=place.home).json
+    here("objects", "delete", *(row["object_id"] for row in objects), "--by", "ann", home=place.home)
+    assert here("images", "background", image, "-p", "shapes", "--by", "ann", home=place.home).status == 0
+    (row,) = here("images", "list", "-p", "shapes", "--state", "background", "--json", home=place.home).json
     assert (row["frame_id"], row["background_by"]) == (first["frame_id"], "ann")
-    assert here("images", "background", image, "-p", "shapes", "--undo", home=copy).status == 0
-    (row,) = here("images", "list", "-p", "shapes", "--state", "background", "--json", home=copy).json
+    assert here("images", "background", image, "-p", "shapes", "--undo", home=place.home).status == 0
+    (row,) = here("images", "list", "-p", "shapes", "--state", "background", "--json", home=place.home).json
     assert row["background_by"] is None
 
 

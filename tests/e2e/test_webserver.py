@@ -1,13 +1,13 @@
 import json
 import os
 import shutil
-import signal
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -140,11 +140,11 @@ def test_the_browser_shows_the_contact_sheet_of_the_labels(server, run, page):
     keep_screenshot(page, "contact_sheet")
 
 
-def send_signal(run_id: str, number: signal.Signals) -> None:
-    """Send a signal to the process of a run."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and run_id.encode() in (entry / "cmdline").read_bytes():
-            os.kill(int(entry.name), number)
+def processes_of(run_id: str) -> list[psutil.Process]:
+    """The processes that work on a run."""
+    found = [process for process in psutil.process_iter(["cmdline"]) if run_id in str(process.info["cmdline"])]
+    assert found
+    return found
 
 
 def test_a_second_run_waits_for_the_accelerator_until_the_first_is_cancelled(server, run):
@@ -165,10 +165,13 @@ def test_a_second_run_waits_for_the_accelerator_until_the_first_is_cancelled(ser
         return server.ask(STATUS, id=run_id)["runOrError"]["status"]
 
     server.wait_for("first run at work", lambda: status(first) == "STARTED")
-    send_signal(first, signal.SIGSTOP)  # or it may end before it is cancelled
+    workers = processes_of(first)
+    for worker in workers:
+        worker.suspend()  # or the run may end before it is cancelled
     assert status(second) == "QUEUED"
     cancelled = server.ask(CANCEL, id=first)["terminateRun"]["__typename"]
-    send_signal(first, signal.SIGCONT)
+    for worker in workers:
+        worker.resume()
     assert cancelled == "TerminateRunSuccess"
     server.wait_for("second run that has succeeded", lambda: status(second) == "SUCCESS")
     assert status(first) == "CANCELED"
